@@ -1,0 +1,5 @@
+"""`python -m ddmake` is `ddmake`."""
+
+from ddmake.cli.main import main
+
+main()

@@ -1,0 +1,65 @@
+"""What an artifact is, and its digest by meaning."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ddmake.fingerprint import hashes
+from ddmake.store.files import Manifest
+
+Digest = dict[str, Any]  # {"kind", "sha"}, and for a dataset "rows" and "columns": {name: {"type", "hash"}}
+
+# Of a model folder, what says how it came about and not what it is.
+NO_MEANING = {"README.md", "training_args.bin", "metrics.json", "trainer_state.json", "log.txt", ".gitattributes"}
+CONFIGS = {"config.json", "generation_config.json", "adapter_config.json", "tokenizer_config.json", "special_tokens_map.json"}
+VERSION_FIELDS = {"transformers_version", "_name_or_path", "peft_version", "auto_mapping", "is_local"}
+
+
+def kind_of(path: Path) -> str:
+    """Return "file", "dataset", "model" or "files"."""
+    if path.is_file():
+        return "file"
+    if (path / "state.json").exists() and (path / "dataset_info.json").exists():
+        return "dataset"
+    if (path / "config.json").exists() or (path / "adapter_config.json").exists():
+        return "model"
+    return "files"
+
+
+def digest(path: Path, manifest: Manifest) -> Digest:
+    """Return an artifact's digest; `manifest` holds the hashes of its files."""
+    kind = kind_of(path)
+    if kind == "dataset":
+        return _dataset(path)
+    if kind == "model":
+        return {"kind": kind, "sha": hashes.of_value(_model(path, manifest))}
+    return {"kind": kind, "sha": hashes.of_value(manifest)}
+
+
+def _dataset(path: Path) -> Digest:
+    import pyarrow as pa
+
+    from ddmake.artifacts import columns
+
+    info = json.loads((path / "dataset_info.json").read_text())
+    files = [entry["filename"] for entry in json.loads((path / "state.json").read_text())["_data_files"]]
+    readers = [pa.ipc.open_stream(pa.memory_map(str(path / name))) for name in files]
+    batches = (batch for reader in readers for batch in reader)
+    table = columns.digest(readers[0].schema, batches, info.get("features") or {})
+    return {"kind": "dataset", "sha": hashes.of_value(table), **table}
+
+
+def _model(path: Path, manifest: Manifest) -> dict[str, Any]:
+    """Return a model's files by name: hashes, and configs without what a library's release or a place adds to them."""
+    meaning: dict[str, Any] = {}
+    for name, sha in manifest.items():
+        base = name.rpartition("/")[2]
+        if base in NO_MEANING or base.startswith("events.out."):
+            continue
+        meaning[name] = _config(path / name) if base in CONFIGS else sha
+    return meaning
+
+
+def _config(path: Path) -> Any:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return {key: found[key] for key in sorted(found) if key not in VERSION_FIELDS}

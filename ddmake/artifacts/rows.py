@@ -1,0 +1,139 @@
+"""Writing rows: streamed into the format of `datasets`' save_to_disk, or to .jsonl, .csv and .parquet."""
+
+import json
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+
+from ddmake.errors import RecipeFailed
+
+BATCH = 1000  # rows held in memory at once
+SUFFIXES = (".jsonl", ".csv", ".parquet")
+
+
+def write(rows: Iterable[dict[str, Any]], to: Path) -> int:
+    """Write rows at a path in the form that its suffix names, and return how many there were.
+
+    Columns and types are those of all rows together; a value missing from a row is null.
+    Raises RecipeFailed for a row that isn't a dict, values that share no type, or no rows at all.
+    """
+    to.parent.mkdir(parents=True, exist_ok=True)
+    scratch = to.with_name(f"{to.name}.{uuid4().hex}.arrow")
+    try:
+        schema, count = _stream(rows, scratch)
+        batches = _read(scratch, schema)
+        if to.suffix in SUFFIXES:
+            _FORMATS[to.suffix](batches, schema, to)
+        else:
+            _save_to_disk(batches, schema, to)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return count
+
+
+def _stream(rows: Iterable[dict[str, Any]], scratch: Path) -> tuple[pa.Schema, int]:
+    """Write batches as they come, each with its own schema, and return the schema that holds them all."""
+    schema, count, source = None, 0, iter(rows)
+    with scratch.open("wb") as file:
+        while chunk := list(islice(source, BATCH)):
+            batch = _batch(chunk, count)
+            schema = batch.schema if schema is None else _unify(schema, batch.schema)
+            with pa.ipc.new_stream(file, batch.schema) as writer:
+                writer.write_batch(batch)
+            count += len(chunk)
+    if schema is None:
+        raise RecipeFailed("it made no rows")
+    return schema, count
+
+
+def _batch(rows: list[dict[str, Any]], first: int) -> pa.RecordBatch:
+    for number, row in enumerate(rows, first):
+        if not isinstance(row, dict):
+            raise RecipeFailed(f"row {number} is of type {type(row).__name__}; a row is a dict of columns")
+    names = dict.fromkeys(name for row in rows for name in row)
+    arrays = [_array(name, [row.get(name) for row in rows], first) for name in names]
+    return pa.RecordBatch.from_arrays(arrays, names=[str(name) for name in names])
+
+
+def _array(name: str, values: list[Any], first: int) -> pa.Array:
+    plain = [str(v) if isinstance(v, str) else v for v in values]
+    try:
+        return pa.array(plain, from_pandas=False)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
+        raise RecipeFailed(f"column {name!r} from row {first} on can't be stored: {error}") from None
+
+
+def _unify(one: pa.Schema, other: pa.Schema) -> pa.Schema:
+    if one.equals(other):
+        return one
+    try:
+        return pa.unify_schemas([one, other], promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise RecipeFailed(f"its rows don't agree: {error}") from None
+
+
+def _read(scratch: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Yield the batches again, cast to the schema of all."""
+    with pa.memory_map(str(scratch)) as file:
+        while file.tell() < file.size():
+            for batch in pa.ipc.open_stream(file):
+                yield batch if batch.schema.equals(schema) else _cast(batch, schema)
+
+
+def _cast(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    missing = {f.name: pa.nulls(batch.num_rows, f.type) for f in schema if f.name not in batch.schema.names}
+    arrays = [missing[f.name] if f.name in missing else batch.column(f.name).cast(f.type) for f in schema]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _save_to_disk(batches: Iterable[pa.RecordBatch], schema: pa.Schema, to: Path) -> None:
+    """Write a folder that `datasets.load_from_disk` reads (datasets' arrow_dataset.py, `save_to_disk`)."""
+    to.mkdir()
+    data = "data-00000-of-00001.arrow"
+    with pa.OSFile(str(to / data), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    info = {"features": {field.name: _feature(field.type) for field in schema}}
+    state = {"_data_files": [{"filename": data}], "_fingerprint": "0" * 16, "_format_columns": None,
+             "_format_kwargs": {}, "_format_type": None, "_output_all_columns": False, "_split": None}
+    (to / "dataset_info.json").write_text(json.dumps(info, indent=2))
+    (to / "state.json").write_text(json.dumps(state, indent=2))
+
+
+def _feature(kind: pa.DataType) -> Any:
+    """Return a type as `datasets` names it in features."""
+    if pa.types.is_struct(kind):
+        return {kind.field(i).name: _feature(kind.field(i).type) for i in range(kind.num_fields)}
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return {"feature": _feature(kind.value_type), "_type": "List" if pa.types.is_list(kind) else "LargeList"}
+    names = {"double": "float64", "float": "float32", "halffloat": "float16", "date32[day]": "date32", "date64[ms]": "date64"}
+    return {"dtype": names.get(str(kind), str(kind)), "_type": "Value"}
+
+
+def _jsonl(batches: Iterable[pa.RecordBatch], schema: pa.Schema, to: Path) -> None:
+    with to.open("w", encoding="utf-8") as file:
+        for batch in batches:
+            file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in batch.to_pylist())
+
+
+def _csv(batches: Iterable[pa.RecordBatch], schema: pa.Schema, to: Path) -> None:
+    import pyarrow.csv
+
+    with pyarrow.csv.CSVWriter(str(to), schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+
+
+def _parquet(batches: Iterable[pa.RecordBatch], schema: pa.Schema, to: Path) -> None:
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetWriter(str(to), schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+
+
+_FORMATS = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}

@@ -1,0 +1,25 @@
+"""Swapping an artifact into place, so that a path holds the old one or the new one and never a part."""
+
+import os
+import shutil
+from pathlib import Path
+from uuid import uuid4
+
+
+def swap(new: Path, place: Path, trash: Path) -> None:
+    """Move an artifact to its place; what lay there goes. `trash` lies on the same file system."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    trash.mkdir(parents=True, exist_ok=True)
+    old = trash / uuid4().hex
+    if place.exists() or place.is_symlink():
+        os.rename(place, old)
+    os.rename(new, place)
+    remove(old)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

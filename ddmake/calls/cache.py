@@ -1,0 +1,103 @@
+"""The calls' database: every answer under its own key, so that none is asked for twice.
+
+Rowid table with a unique 16-byte key, 16 kB pages, WAL; one writer thread commits every 50 ms or 256 answers.
+"""
+
+import json
+import queue
+import sqlite3
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Iterable
+
+from ddmake.backends.base import Answer, Request
+from ddmake.store.database import connect
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+FLUSH_SECONDS, FLUSH_ROWS = 0.05, 256
+LOOK_UP = 500  # keys a query
+
+COLUMNS = "key, answer, model, finish_reason, tokens_in, tokens_out, request, made"
+
+
+def m001_calls(db: "Database") -> None:
+    """Make the table of finished calls."""
+    db["calls"].create(
+        {"id": int, "key": bytes, "answer": str, "model": str, "finish_reason": str, "tokens_in": int, "tokens_out": int,
+         "request": str, "made": float}, pk="id", not_null={"key", "answer"},
+    )
+    db["calls"].create_index(["key"], unique=True)
+
+
+MIGRATIONS = (m001_calls,)
+
+
+class Calls:
+    """The finished calls of a project, in `.ddmake/calls.db`."""
+
+    def __init__(self, folder: Path):
+        self.path = folder / "calls.db"
+        self.db = connect(self.path, MIGRATIONS, synchronous="NORMAL")
+        self._waiting: queue.Queue[tuple | None] = queue.Queue()
+        self._failed: Exception | None = None
+        self._writer = threading.Thread(target=self._write, daemon=True)
+        self._writer.start()
+
+    def get(self, keys: Iterable[bytes]) -> dict[bytes, Answer]:
+        """Return the answers that are known, by key."""
+        wanted, found = list(keys), {}
+        for at in range(0, len(wanted), LOOK_UP):
+            some = wanted[at:at + LOOK_UP]
+            marks = ",".join("?" * len(some))
+            query = f"SELECT key, answer, model, finish_reason, tokens_in, tokens_out FROM calls WHERE key IN ({marks})"
+            for key, text, model, finish, tokens_in, tokens_out in self.db.execute(query, some):
+                found[key] = Answer(text, model=model, finish_reason=finish, tokens_in=tokens_in, tokens_out=tokens_out)
+        return found
+
+    def put(self, key: bytes, request: Request, answer: Answer) -> None:
+        """Keep an answer; it is committed within 50 ms."""
+        if self._failed:
+            raise self._failed
+        asked = json.dumps(request.messages, ensure_ascii=False)
+        self._waiting.put((key, str(answer), answer.model, answer.finish_reason, answer.tokens_in, answer.tokens_out,
+                           asked, time.time()))
+
+    def close(self) -> None:
+        """Commit what is waiting. Raises what the writer met."""
+        self._waiting.put(None)
+        self._writer.join()
+        self.db.close()
+        if self._failed:
+            raise self._failed
+
+    def _write(self) -> None:
+        db, open_ = sqlite3.connect(self.path, timeout=60, isolation_level=None), True
+        db.execute("PRAGMA synchronous=NORMAL")
+        while open_:
+            rows, open_ = self._collect()
+            try:
+                if rows:
+                    db.execute("BEGIN IMMEDIATE")
+                    db.executemany(f"INSERT OR IGNORE INTO calls ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+                    db.execute("COMMIT")
+            except sqlite3.Error as error:
+                self._failed, open_ = error, False
+        db.close()
+
+    def _collect(self) -> tuple[list[tuple], bool]:
+        """Wait for an answer, then for those of the next 50 ms; return them, and whether more may come."""
+        rows: list[tuple] = []
+        deadline = None
+        while len(rows) < FLUSH_ROWS:
+            try:
+                row = self._waiting.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                break
+            if row is None:
+                return rows, False
+            rows.append(row)
+            deadline = deadline or time.monotonic() + FLUSH_SECONDS
+        return rows, True

@@ -1,0 +1,78 @@
+"""The progress of a run: a live display on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+from ddmake.cli.show import duration
+from ddmake.ddfile.rule import Rule
+from ddmake.engine.run import Done, Observer
+
+QUIET = ("fresh", "not run", "manual")
+
+
+@contextmanager
+def observer(jobs: int) -> Iterator[Observer]:
+    """Give an observer of a run that fits where the output goes."""
+    if not sys.stdout.isatty():
+        yield Lines()
+        return
+    from rich.console import Console
+    from rich.live import Live
+
+    display = Display(jobs)
+    with Live(display, console=Console(highlight=False), refresh_per_second=8, transient=True):
+        yield display
+
+
+class Lines:
+    """A line when a job starts and when it ends."""
+
+    def started(self, rule: Rule) -> None:
+        """Print that a job starts."""
+        click.echo(f"making {', '.join(rule.outputs.values())}")
+
+    def progress(self, rule: Rule, done: int, total: int, note: str) -> None:
+        """Say nothing."""
+
+    def ended(self, done: Done) -> None:
+        """Print what became of a rule, unless it is nothing new."""
+        if done.word not in QUIET:
+            click.echo(f"{done.word} {', '.join(done.rule.outputs.values())}")
+
+
+class Display:
+    """The jobs that run, each with its progress; what has ended scrolls by above."""
+
+    def __init__(self, jobs: int):
+        self.jobs, self.ended_jobs = jobs, 0
+        self.running: dict[str, tuple[float, str]] = {}
+
+    def started(self, rule: Rule) -> None:
+        """Show a job."""
+        self.running[rule.label] = (time.monotonic(), "")
+
+    def progress(self, rule: Rule, done: int, total: int, note: str) -> None:
+        """Show how far a job is."""
+        if rule.label in self.running:
+            count = f"{done:,}" + (f" of {total:,}" if total else "") if done or total else ""
+            self.running[rule.label] = (self.running[rule.label][0], "  ".join(filter(None, [count, note])))
+
+    def ended(self, done: Done) -> None:
+        """Take a job from the display."""
+        started = self.running.pop(done.rule.label, None)
+        self.ended_jobs += done.word not in QUIET or started is not None
+
+    def __rich_console__(self, console, options):  # type: ignore[no-untyped-def]
+        """Draw: a line for the run, a line a job."""
+        from rich.table import Table
+        from rich.text import Text
+
+        yield Text(f"{self.ended_jobs} of {self.jobs} done", style="bold")
+        rows = Table.grid(padding=(0, 2))
+        for label, (since, told) in self.running.items():
+            rows.add_row(Text("  " + label), Text(duration(time.monotonic() - since), style="dim"), Text(told, style="cyan"))
+        yield rows

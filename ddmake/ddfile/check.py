@@ -1,0 +1,92 @@
+"""Checks of what a user wrote: argument names against signatures, values against annotations."""
+
+import functools
+import inspect
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
+
+from ddmake.ddfile.registry import here
+from ddmake.errors import DdfileError, did_you_mean
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def checked(name: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Make a function tell unknown arguments and wrong types as DdfileErrors, by `name`."""
+
+    def wrap(function: Callable[P, T]) -> Callable[P, T]:
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            bind(name, inspect.signature(function), args, kwargs)
+            return function(*args, **kwargs)
+
+        return call
+
+    return wrap
+
+
+def bind(name: str, signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments by name, defaults filled in.
+
+    Raises DdfileError, with the nearest name, for one that is unknown, missing, doubled or of the wrong type.
+    """
+    known = [n for n, p in signature.parameters.items() if p.kind is not p.VAR_KEYWORD]
+    for unknown in (n for n in kwargs if n not in known):
+        raise DdfileError(
+            f"{here()}: {name} has no argument {unknown!r}.{did_you_mean(unknown, known)} It takes: {', '.join(known)}."
+        )
+    try:
+        bound = signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise DdfileError(f"{here()}: {name}: {error}. It takes: {', '.join(known)}.") from None
+    bound.apply_defaults()
+    for argument, value in bound.arguments.items():
+        check_type(f"{name}'s {argument}", value, signature.parameters[argument].annotation)
+    return dict(bound.arguments)
+
+
+def check_type(what: str, value: Any, annotation: Any) -> None:
+    """Raise DdfileError where a value isn't of its annotation; what isn't a plain type is let through."""
+    if not fits(value, annotation):
+        raise DdfileError(f"{here()}: {what} takes {describe(annotation)}, not {value!r} ({type(value).__name__}).")
+
+
+def fits(value: Any, annotation: Any) -> bool:
+    """Tell whether a value is of an annotated type: plain classes, unions, literals, sequences, mappings."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if annotation in (inspect.Parameter.empty, Any) or isinstance(annotation, (str, TypeVar)):
+        return True
+    if origin is Annotated:
+        return fits(value, args[0])
+    if origin in (Union, types.UnionType):
+        return any(fits(value, arg) for arg in args)
+    if origin is Literal:
+        return value in args
+    kind = origin or annotation
+    if not isinstance(kind, type):
+        return True
+    if kind in (int, float) and isinstance(value, bool):
+        return False
+    if kind is float:
+        return isinstance(value, (int, float))
+    if origin in (list, Sequence) and args:
+        return isinstance(value, Sequence) and not isinstance(value, str) and all(fits(v, args[0]) for v in value)
+    return isinstance(value, kind)
+
+
+def describe(annotation: Any) -> str:
+    """Return an annotation in words a user knows: "int", "str or None", "one of 'a', 'b'"."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return describe(args[0])
+    if origin in (Union, types.UnionType):
+        return " or ".join(describe(arg) for arg in args)
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, args))
+    if annotation is type(None):
+        return "None"
+    if origin in (list, Sequence):
+        return f"a list of {describe(args[0])}" if args else "a list"
+    return getattr(annotation, "__name__", str(annotation))

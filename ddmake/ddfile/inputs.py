@@ -1,0 +1,49 @@
+"""What a recipe's signature may say of its parameters beyond their names.
+
+    def finetune(parts: Annotated[Any, Parts("train", observed=("validation",))], *, base: Model, prompt: Prompt, …)
+
+Positional parameters are inputs, keyword-only ones arguments. `output`, `checkpoints` and `progress` are given by
+ddmake: a scratch folder (or file) to fill, a folder that survives a kill, and a function to tell progress to.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Callable, Literal, get_args, get_origin
+
+GIVEN = ("output", "checkpoints", "progress")  # parameters that ddmake fills
+
+MODEL: Literal["model"] = "model"
+PROMPT: Literal["prompt"] = "prompt"
+
+Model = Annotated[Any, MODEL]  # a toy's name, a target, "./path" or a Hub name; arrives as a Path or the Hub name
+Prompt = Annotated[Any, PROMPT]  # a template or a Jinja string; arrives as a Template
+Progress = Callable[[int, int, str], None]  # (done, total, note); total 0 where it isn't known
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a dict or many-output target that a recipe asks for; it may also be given one dataset.
+
+    Observed parts are read, and are no ingredient.
+    """
+
+    required: str
+    observed: tuple[str, ...] = ()
+
+    def asked(self) -> tuple[str, ...]:
+        """Return the names of all parts that are asked for."""
+        return (self.required, *self.observed)
+
+
+def marked(annotation: Any, mark: str) -> bool:
+    """Tell whether an annotation carries a mark, alone or in a union or container."""
+    if get_origin(annotation) is Annotated:
+        metadata = annotation.__metadata__
+        return mark in metadata or any(marked(extra, mark) for extra in metadata)
+    return any(marked(arg, mark) for arg in get_args(annotation))
+
+
+def parts_of(annotation: Any) -> Parts | None:
+    """Return the parts that a parameter asks for, if it says so."""
+    if get_origin(annotation) is Annotated:
+        return next((extra for extra in annotation.__metadata__ if isinstance(extra, Parts)), None)
+    return None

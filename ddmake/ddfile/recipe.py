@@ -1,0 +1,93 @@
+"""Recipes: `step` and `train` make one of a function; with outputs they make a rule of it at once."""
+
+import inspect
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Callable, Literal, Mapping, Sequence
+
+from ddmake.ddfile import binding
+from ddmake.ddfile.registry import here, workflow
+from ddmake.ddfile.rule import Options
+from ddmake.ddfile.target import Target
+from ddmake.errors import DdfileError
+
+Columns = Callable[[dict[str, Any], dict[str, Any]], list[str] | None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A function that makes something. Called with outputs, inputs and arguments, it declares a rule.
+
+    `names` are the outputs of a recipe that has several: a tuple, or a function of the arguments named by its own
+    parameters. `columns(inputs, arguments)` returns the columns that the recipe will give, where the columns of its
+    inputs are known (a list each, else None), and raises DdfileError where they don't suffice.
+    """
+
+    function: Callable[..., Any]
+    kind: Literal["step", "train"]
+    options: Options = field(default_factory=Options)
+    names: Sequence[str] | Callable[..., Sequence[str]] | None = None
+    columns: Columns | None = None
+
+    @property
+    def name(self) -> str:
+        """Return the function's name."""
+        return self.function.__name__
+
+    @property
+    def packaged(self) -> bool:
+        """Tell whether the recipe is one of the library's, which count by version."""
+        return self.function.__module__.startswith("ddmake.")
+
+    @cached_property
+    def signature(self) -> inspect.Signature:
+        """Return the function's signature, annotations evaluated where they can be."""
+        try:
+            return inspect.signature(self.function, eval_str=True)
+        except Exception:  # an annotation may name what is imported for type checkers alone
+            return inspect.signature(self.function)
+
+    def __call__(self, outputs: str | Mapping[str, str], *inputs: Any, **arguments: Any) -> Target:
+        """Declare a rule that makes `outputs` of `inputs`, and return its target."""
+        flow = workflow(f"recipe {self.name}")
+        rule = binding.declare(self, outputs, inputs, arguments)
+        flow.add(rule)
+        return Target(rule)
+
+
+def _decorator(kind: Literal["step", "train"], given: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    """Make a recipe (bare, or with options alone) or a rule (with outputs) of the function that follows."""
+    if len(given) == 1 and inspect.isfunction(given[0]) and not keywords:
+        return Recipe(given[0], kind)
+    outputs = given[0] if given else keywords.pop("outputs", None)
+    inputs = given[1:] or _as_inputs(keywords.pop("inputs", ()))
+    if outputs is None:
+        return lambda function: _recipe(function, kind, keywords)
+    return lambda function: Recipe(function, kind)(outputs, *inputs, **keywords)
+
+
+def _as_inputs(given: Any) -> tuple[Any, ...]:
+    """Return `inputs=` as positions: a tuple is several inputs, anything else one."""
+    return given if isinstance(given, tuple) else (given,)
+
+
+def _recipe(function: Callable[..., Any], kind: Literal["step", "train"], keywords: dict[str, Any]) -> Recipe:
+    """Return a recipe with options of its own."""
+    names, columns = keywords.pop("names", None), keywords.pop("columns", None)
+    options, rest = binding.split_options(keywords)
+    for unknown in rest:
+        raise DdfileError(f"{here()}: @{kind} has no option {unknown!r}; arguments go to a rule, which has outputs.")
+    return replace(Recipe(function, kind), options=options, names=names, columns=columns)
+
+
+def step(*given: Any, **keywords: Any) -> Any:
+    """Declare a recipe, `@step`, or a rule, `@step(outputs, *inputs, **arguments)`.
+
+    `step` and `train` differ in what the rule makes: `train` makes a model folder and keeps checkpoints.
+    """
+    return _decorator("step", given, keywords)
+
+
+def train(*given: Any, **keywords: Any) -> Any:
+    """Declare a recipe or a rule whose artifact is a model folder, as `step` does."""
+    return _decorator("train", given, keywords)

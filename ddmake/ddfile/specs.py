@@ -1,0 +1,98 @@
+"""Specs: frozen descriptions of models and adapters. Making one loads nothing and asks nobody.
+
+Each field of `LLM` says where it counts: in the key of a call and of its step (`call`), or in neither (`free`).
+"""
+
+from dataclasses import dataclass, field, fields, replace
+from inspect import signature
+from typing import Any, Mapping, Sequence
+
+from ddmake.ddfile.check import bind, checked
+from ddmake.ddfile.registry import here
+from ddmake.ddfile.target import Source, Target
+from ddmake.errors import DdfileError
+
+
+def call() -> Any:
+    """Declare a field that is part of what is asked: another value is another call."""
+    return field(default=None, metadata={"key": "call"})
+
+
+def free() -> Any:
+    """Declare a field that changes no answer: speed, access, and what cards say."""
+    return field(default=None, metadata={"key": "neither"})
+
+
+@dataclass(frozen=True)
+class LLM:
+    """A text-generating model and how to ask it. Unset parameters are not sent.
+
+    `name` is "backend/model" ("openai/gpt-4o", "hf/…"), a toy's name ("tiny", "echo"), or a target that makes a model.
+    """
+
+    name: Any = field(metadata={"key": "call"})
+    base_url: str | None = call()
+    identity: str | None = call()  # stands for base_url in the keys, if given
+    temperature: float | None = call()
+    top_p: float | None = call()
+    top_k: int | None = call()
+    max_tokens: int | None = call()
+    stop: str | Sequence[str] | None = call()
+    seed: int | None = call()
+    sample: int | None = call()  # another sample of the same request: in the key, never sent
+    extra: Mapping[str, Any] | None = call()  # further fields of the request's body
+    adapter: Any = call()  # a target or a folder that holds a LoRA adapter
+    revision: str | None = call()
+    dtype: str | None = call()
+    device_map: str | None = free()
+    api_key_env: str | None = free()
+    concurrency: int | None = free()  # requests in flight
+    timeout: float | None = free()  # seconds a request may take
+    retries: int | None = free()  # further tries after the first
+    batch_size: int | None = free()  # rows at once on a local model
+    license: str | None = free()
+    citation: str | None = free()
+    url: str | None = free()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) and not isinstance(self.name, (Target, Source)):
+            raise DdfileError(f"{here()}: llm() takes a model's name or a target, not {type(self.name).__name__}.")
+
+    def using(self, **changes: Any) -> "LLM":
+        """Return this llm with some parameters changed."""
+        bind("llm().using", signature(LLM), (self.name,), changes)
+        return replace(self, **changes)
+
+    def sampling(self) -> dict[str, Any]:
+        """Return the sampling parameters that are set, as they are sent."""
+        names = ("temperature", "top_p", "top_k", "max_tokens", "stop", "seed")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    def key_fields(self) -> dict[str, Any]:
+        """Return the fields that are set and count in keys."""
+        found = {f.name: getattr(self, f.name) for f in fields(self) if f.metadata["key"] == "call"}
+        if self.identity is not None:
+            del found["base_url"]
+        return {name: value for name, value in found.items() if value is not None}
+
+
+llm = checked("llm")(LLM)
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A LoRA adapter's shape (Hu et al. 2021, arXiv 2106.09685)."""
+
+    r: int
+    alpha: float
+    dropout: float
+    targets: str | Sequence[str]
+
+
+@checked("lora")
+def lora(r: int = 16, alpha: float | None = None, dropout: float = 0.0,
+         targets: str | Sequence[str] = "all-linear") -> Lora:
+    """Describe a LoRA adapter of rank `r`; `alpha` is twice the rank unless given, `targets` are module names."""
+    if r < 1:
+        raise DdfileError(f"{here()}: lora() needs an r of at least 1, not {r}.")
+    return Lora(r, 2 * r if alpha is None else alpha, dropout, targets)

@@ -1,0 +1,175 @@
+"""Prompt templates: Jinja files and strings, rendered to text or to chat messages.
+
+Rendering is sandboxed and strict: a variable that the row doesn't have is an error. Text from a row can never
+open a turn of its own: turns are marked with a token drawn anew for each rendering.
+"""
+
+import secrets
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, Iterator
+
+from jinja2 import StrictUndefined, TemplateError, TemplateNotFound, TemplateSyntaxError, UndefinedError, meta, nodes
+from jinja2 import FileSystemLoader
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from ddmake.ddfile.registry import here, workflow
+from ddmake.errors import DdfileError, did_you_mean
+
+ROLES = ("system", "user", "assistant")
+MARK = "__turns"  # the context's name for the token that marks turns
+PACKAGED = Path(__file__).parent.parent / "templates"
+
+
+class Turns(Extension):
+    """`{% system %}…{% endsystem %}`, `{% user %}…`, `{% assistant %}…`: turns of a chat."""
+
+    tags = set(ROLES)
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        """Turn a block into a call that marks its text."""
+        token = next(parser.stream)
+        body = parser.parse_statements((f"name:end{token.value}",), drop_needle=True)
+        call = self.call_method("_mark", [nodes.Const(token.value), nodes.Name(MARK, "load")])
+        return nodes.CallBlock(call, [], [], body).set_lineno(token.lineno)
+
+    def _mark(self, role: str, mark: str, caller: Any) -> str:
+        return f"{mark}{role}{mark}{caller()}{mark}"
+
+
+@cache
+def _environment(folder: Path | None) -> ImmutableSandboxedEnvironment:
+    """Return the environment that looks up templates beside the Ddfile, then in the package."""
+    folders = [str(PACKAGED)] if folder is None else [str(folder / "templates"), str(PACKAGED)]
+    return ImmutableSandboxedEnvironment(
+        loader=FileSystemLoader(folders), undefined=StrictUndefined, extensions=[Turns], autoescape=False
+    )
+
+
+class Template:
+    """A prompt's template. `place` is where the Ddfile names it, for messages."""
+
+    def __init__(self, text: str, name: str | None, folder: Path | None, place: str):
+        self.text, self.name, self.folder, self.place = text, name, folder, place
+        self._check()
+
+    @classmethod
+    def inline(cls, text: str) -> "Template":
+        """Return a template of a Jinja string."""
+        return cls(text, None, workflow("a template").root, here())
+
+    @property
+    def label(self) -> str:
+        """Return what the template is called in messages."""
+        return f"template {self.name}" if self.name else "the prompt"
+
+    def render(self, **row: Any) -> str:
+        """Return the text for one row, turns joined by blank lines.
+
+        Raises DdfileError for a variable that isn't there.
+        """
+        return "\n\n".join(message["content"] for message in self.messages(**row))
+
+    def messages(self, **row: Any) -> tuple[dict[str, str], ...]:
+        """Return the chat messages for one row: one user turn, where the template marks none.
+
+        Text outside of marked turns counts as a user's turn, unless it is blank.
+        """
+        mark = f"\x00{secrets.token_hex(8)}\x00"
+        try:
+            text = self._compiled.render({**row, MARK: mark})
+        except UndefinedError as error:
+            raise DdfileError(f"{self.place}: {self.label}: {error}. Its row has: {', '.join(row) or 'nothing'}.") from None
+        except (TemplateError, TypeError) as error:
+            raise DdfileError(f"{self.place}: {self.label}: {error}.") from None
+        return tuple(_turns(text.split(mark))) or ({"role": "user", "content": ""},)
+
+    @cached_property
+    def texts(self) -> dict[str, str]:
+        """Return the texts of this template and of all that it includes, extends or imports, by name."""
+        found: dict[str, str] = {self.name or "": self.text}
+        waiting = [self.text]
+        while waiting:
+            for name in meta.find_referenced_templates(self._parse(waiting.pop())):
+                if name is None:
+                    raise DdfileError(f"{self.place}: {self.label} includes a template whose name is computed; write it out.")
+                if name not in found:
+                    found[name] = self._source(name)
+                    waiting.append(found[name])
+        return found
+
+    @cached_property
+    def variables(self) -> frozenset[str]:
+        """Return the names that the template and those it includes read and don't set."""
+        names = (meta.find_undeclared_variables(self._parse(text)) for text in self.texts.values())
+        return frozenset().union(*names) - {MARK, *_environment(self.folder).globals}
+
+    def need(self, known: Iterator[str] | list[str] | None) -> None:
+        """Raise DdfileError where a variable isn't among the known columns; None: they aren't known."""
+        known = None if known is None else list(known)
+        for name in sorted(self.variables):
+            if known is not None and name not in known and not self._may_lack(name):
+                has = f"There are: {', '.join(known)}." if known else "There are none."
+                raise DdfileError(f"{self.place}: {self.label} reads {name!r}. {has}{did_you_mean(name, known)}")
+
+    def _may_lack(self, name: str) -> bool:
+        """Tell whether a template itself asks if a variable is defined, or gives it a default."""
+        for text in self.texts.values():
+            tree = self._parse(text)
+            asks = [t.node for t in tree.find_all(nodes.Test) if t.name in ("defined", "undefined")]
+            asks += [f.node for f in tree.find_all(nodes.Filter) if f.name in ("default", "d")]
+            if any(isinstance(node, nodes.Name) and node.name == name for node in asks):
+                return True
+        return False
+
+    @cached_property
+    def _compiled(self) -> Any:
+        return _environment(self.folder).from_string(self.text)
+
+    def _check(self) -> None:
+        for name, text in self.texts.items():
+            try:
+                _environment(self.folder).compile(text, name or None)
+            except TemplateError as error:
+                raise DdfileError(f"{self.place}: {self.label}: {error}.") from None
+
+    def _parse(self, text: str) -> nodes.Template:
+        try:
+            return _environment(self.folder).parse(text)
+        except TemplateSyntaxError as error:
+            raise DdfileError(f"{self.place}: {self.label}, line {error.lineno}: {error.message}.") from None
+
+    def _source(self, name: str) -> str:
+        return find(name, self.folder, self.place)
+
+
+def template(path: str) -> Template:
+    """Return the template in a file, looked up in `templates/` beside the Ddfile, then in ddmake's own.
+
+    Raises DdfileError where there is none, or it can't be parsed.
+    """
+    root, place = workflow("template()").root, here()
+    return Template(find(path, root, place), path, root, place)
+
+
+def find(name: str, folder: Path | None, place: str) -> str:
+    """Return a template's text by name."""
+    environment = _environment(folder)
+    try:
+        return environment.loader.get_source(environment, name)[0]
+    except TemplateNotFound:
+        near = did_you_mean(name, environment.list_templates())
+        raise DdfileError(
+            f"{place}: there is no template {name!r} in templates/ beside the Ddfile, nor among ddmake's own.{near}"
+        ) from None
+
+
+def _turns(pieces: list[str]) -> Iterator[dict[str, str]]:
+    """Yield messages of a text that was split at its marks: text, role, turn, text, role, turn, …, text."""
+    for at in range(0, len(pieces), 3):
+        if pieces[at].strip() or len(pieces) == 1:
+            yield {"role": "user", "content": pieces[at] if len(pieces) == 1 else pieces[at].strip()}
+        if at + 2 < len(pieces):
+            yield {"role": pieces[at + 1], "content": pieces[at + 2].strip("\n")}

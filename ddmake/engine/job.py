@@ -1,0 +1,188 @@
+"""One job, from its command line to its trace. Runs in a process of its own, under the locks of its outputs.
+
+The order is what makes a kill harmless: scratch, object, trace, swap; each step can be done again.
+"""
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Iterator
+
+from filelock import FileLock, Timeout
+
+from ddmake.artifacts import stage
+from ddmake.ddfile.inputs import GIVEN
+from ddmake.ddfile.rule import Rule
+from ddmake.ddfile.target import Source
+from ddmake.ddfile.workflow import Workflow
+from ddmake.engine import recipes
+from ddmake.engine.ingredients import ingredients, key_of
+from ddmake.engine.opening import Opener
+from ddmake.engine.plan import Planner, Verdict, digest_of
+from ddmake.engine.record import record_of
+from ddmake.errors import PlanAgain
+from ddmake.fingerprint import hashes
+from ddmake.store import Store
+from ddmake.store.traces import Trace
+
+Tell = Callable[[int, int, str], None]
+Reload = Callable[[], Workflow]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended well: "made", "restored", or "fresh" where somebody else had done it meanwhile."""
+
+    word: str
+    trace: Trace
+
+
+def perform(flow: Workflow, store: Store, rule: Rule, key: str, tell: Tell, reload: Reload) -> Outcome:
+    """Do one job that was planned under `key`, and return how it ended.
+
+    `reload` loads the Ddfile again, as it is on disk when the job is done.
+    Raises PlanAgain where the key no longer holds, RecipeFailed where the recipe fails.
+    """
+    with locked(store, rule, tell):
+        planner, verdict = _decide(flow, store, rule)
+        if verdict.key != key:
+            raise PlanAgain(f"{rule.label}: the Ddfile, a template or a source changed during the run. Run ddmake again.")
+        if verdict.word == "fresh" and verdict.trace:
+            return Outcome("fresh", verdict.trace)
+        if verdict.word == "restore" and verdict.trace:
+            return Outcome("restored", _restore(store, rule, verdict.trace))
+        return Outcome("made", _make(flow, store, rule, planner, verdict, tell, reload))
+
+
+@contextmanager
+def locked(store: Store, rule: Rule, tell: Tell) -> Iterator[None]:
+    """Hold the locks of a rule's outputs; they go with their holder's process."""
+    with ExitStack() as held:
+        for path in sorted(rule.outputs.values()):
+            file = store.folder / "locks" / f"{hashes.of_value(path)[:32]}.lock"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(file)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                tell(0, 0, f"waiting for process {_holder(file)}, which is making it")
+                lock.acquire()
+            held.callback(lock.release)
+            file.with_suffix(".pid").write_text(str(os.getpid()))
+        yield
+
+
+def _holder(lock: Path) -> str:
+    try:
+        return lock.with_suffix(".pid").read_text()
+    except OSError:
+        return "?"
+
+
+def _decide(flow: Workflow, store: Store, rule: Rule) -> tuple[Planner, Verdict]:
+    """Decide on one rule, its inputs being what was last placed at their paths."""
+    planner = Planner(flow, store)
+    for source in flow.sources(rule):
+        before = flow.producer(source)
+        placed = store.traces.at(source.path) if before else None
+        if before is not None and placed is not None:
+            planner.verdicts[id(before)] = Verdict(before, "fresh", trace=placed[0])
+        elif before is not None:
+            raise PlanAgain(f"{rule.label}: {source.path} isn't made any more. Run ddmake again.")
+    return planner, planner.decide(rule)
+
+
+def _restore(store: Store, rule: Rule, trace: Trace) -> Trace:
+    """Put a result that is kept in the store back into place."""
+    for name, path in rule.outputs.items():
+        manifest = trace.record["outputs"][name]["manifest"]
+        scratch = store.folder / "scratch" / f"restore-{hashes.of_value(path)[:16]}"
+        stage.remove(scratch)
+        scratch.parent.mkdir(parents=True, exist_ok=True)
+        store.objects.get(manifest, scratch)
+        _place(store, rule, name, scratch, manifest)
+    store.traces.place(trace, rule.outputs)
+    return trace
+
+
+def _make(flow: Workflow, store: Store, rule: Rule, planner: Planner, verdict: Verdict, tell: Tell, reload: Reload) -> Trace:
+    """Run the recipe and commit what it made."""
+    folder = store.folder / "scratch" / str(verdict.key)[:32]
+    stage.remove(folder / "output")
+    (folder / "output").mkdir(parents=True)
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    scratch = {name: folder / "output" / (name or Path(path).name) for name, path in rule.outputs.items()}
+    before, started = _watched(flow, rule), time.time()
+    usage = _run(flow, store, rule, scratch, folder / "checkpoints", tell)
+    outputs = {name: _keep(store, path) for name, path in scratch.items()}
+    if _watched(flow, rule) != before:
+        _check_again(reload(), store, rule, str(verdict.key))
+    record = record_of(flow, rule, planner, verdict, started, usage, outputs)
+    trace = store.traces.add(str(verdict.key), _fingerprint(flow, store, rule, planner), record)
+    for name, path in scratch.items():
+        _place(store, rule, name, path, outputs[name]["manifest"])
+    store.traces.place(trace, rule.outputs)
+    stage.remove(folder)
+    return trace
+
+
+def _run(flow: Workflow, store: Store, rule: Rule, scratch: dict[str, Path], checkpoints: Path, tell: Tell) -> dict[str, Any]:
+    """Run the recipe on its opened inputs, and return what its llms were asked."""
+    opener = Opener(flow, store, tell)
+    given = dict(zip(GIVEN, (None, checkpoints, tell)))
+    try:
+        opened = {name: opener.open(value) for name, value in {**rule.inputs, **rule.arguments}.items()}
+        recipes.run(rule, opened, given, scratch)
+    finally:
+        opener.close()
+    return {name: {**asdict(used), "models": sorted(used.models)} for name, used in opener.usage.items()}
+
+
+def _keep(store: Store, scratch: Path) -> dict[str, Any]:
+    """Return an output's digest and manifest, its files kept as objects."""
+    manifest = store.files.manifest(scratch)
+    store.objects.put(scratch, manifest)
+    return {"digest": digest_of(store, scratch), "manifest": manifest}
+
+
+def _place(store: Store, rule: Rule, name: str, scratch: Path, manifest: dict[str, str]) -> None:
+    place = store.root / rule.outputs[name]
+    stage.swap(scratch, place, store.folder / "trash")
+    for part, sha in manifest.items():
+        store.files.note(place / part if part else place, sha)
+
+
+def _watched(flow: Workflow, rule: Rule) -> dict[str, str]:
+    """Return the hashes of the files that a key is computed from: Ddfile, the user's modules, templates, sources."""
+    files = {flow.file, *flow.root.glob("templates/**/*")}
+    files |= {Path(m.__file__) for m in list(sys.modules.values()) if getattr(m, "__file__", None)
+              and Path(m.__file__).is_relative_to(flow.root) and "site-packages" not in m.__file__}
+    files |= {flow.root / source.path for source in flow.sources(rule) if flow.producer(source) is None}
+    return {str(path): hashes.of_file(path) for path in sorted(files) if path.is_file()}
+
+
+def _check_again(flow: Workflow, store: Store, rule: Rule, key: str) -> None:
+    """Raise PlanAgain where the key no longer holds for the Ddfile as it is now."""
+    target = flow.targets.get(rule.label)
+    if target is None or _decide(flow, store, target.rule)[1].key != key:
+        raise PlanAgain(f"{rule.label}: the Ddfile, a template or a source changed while it was made; nothing was committed. "
+                        "Run ddmake again: finished calls are kept.")
+
+
+def _fingerprint(flow: Workflow, store: Store, rule: Rule, planner: Planner) -> str:
+    """Return the hash of the recipe and of all recipes before it."""
+    def identify(source: Source, columns: list[str] | None) -> Any:
+        placed = store.traces.at(source.path) if flow.producer(source) else None
+        return {"fingerprint": placed[0].fingerprint, "output": placed[1]} if placed else planner.digest(source)
+
+    return key_of(ingredients(flow, rule, identify))
+
+
+def clear_scratch(store: Store) -> None:
+    """Remove what swaps have left in the trash."""
+    shutil.rmtree(store.folder / "trash", ignore_errors=True)

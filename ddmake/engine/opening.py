@@ -1,0 +1,70 @@
+"""Opening what a recipe is given: datasets, folders, models, llms."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ddmake import toys
+from ddmake.artifacts.digest import kind_of
+from ddmake.artifacts import views
+from ddmake.backends import open_backend
+from ddmake.calls.cache import Calls
+from ddmake.calls.model import OpenedLLM, Usage
+from ddmake.ddfile.specs import LLM
+from ddmake.ddfile.target import ModelName, Source, View
+from ddmake.ddfile.workflow import Workflow
+from ddmake.store import Store
+
+
+class Opener:
+    """Opens the inputs and arguments of one job, and keeps count of what its llms are asked."""
+
+    def __init__(self, flow: Workflow, store: Store, tell: Callable[[int, int, str], None]):
+        self.flow, self.store, self.tell = flow, store, tell
+        self.usage: dict[str, Usage] = {}
+        self._calls: Calls | None = None
+        self._llms: list[OpenedLLM] = []
+
+    def open(self, value: Any) -> Any:
+        """Return a value with everything in it opened; paths are relative to the Ddfile's folder."""
+        if isinstance(value, ModelName):
+            value = self.flow.resolve(value)
+        if isinstance(value, Source):
+            return self._source(value)
+        if isinstance(value, View):
+            return views.apply(self._source(value.of), value.steps)
+        if isinstance(value, ModelName):
+            return toys.folder(value.name) if value.name in toys.NAMES else value.name
+        if isinstance(value, LLM):
+            return self._llm(value)
+        if isinstance(value, dict):
+            return {key: self.open(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.open(item) for item in value]
+        return value
+
+    def close(self) -> None:
+        """Commit the calls that came, and let go of models."""
+        for llm in self._llms:
+            llm.backend.close()
+        if self._calls is not None:
+            self._calls.close()
+
+    def _source(self, source: Source) -> Any:
+        path = Path(source.path)
+        if self.flow.producer(source) is None or kind_of(path) != "dataset":
+            return path
+        from datasets import load_from_disk
+
+        return load_from_disk(str(path))
+
+    def _llm(self, spec: LLM) -> OpenedLLM:
+        if self._calls is None:
+            self._calls = Calls(self.store.folder)
+        model = Path(spec.name.path) if isinstance(spec.name, Source) else None
+        adapter = Path(spec.adapter.path) if isinstance(spec.adapter, Source) else spec.adapter
+        usage = self.usage.setdefault(model.as_posix() if model else spec.name, Usage())
+        backend = open_backend(spec, model, adapter)
+        opened = OpenedLLM(spec, backend, self._calls, usage, lambda done, asked: self.tell(done, 0, ""))
+        self._llms.append(opened)
+        return opened

@@ -1,0 +1,85 @@
+"""Running a recipe in scratch: giving it its parameters, storing what it returns, telling how it failed."""
+
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ddmake.artifacts import rows
+from ddmake.ddfile.inputs import GIVEN
+from ddmake.ddfile.rule import Rule
+from ddmake.errors import DdmakeError, MissingExtra, ProviderError, RecipeFailed, did_you_mean
+from ddmake.fingerprint.source import is_users
+
+
+def run(rule: Rule, opened: dict[str, Any], given: dict[str, Any], outputs: dict[str, Path]) -> None:
+    """Run a rule's recipe so that each of its outputs lies in scratch.
+
+    Raises RecipeFailed, with the user's place, for whatever the recipe raises or leaves undone.
+    """
+    takes = [name for name in rule.recipe.signature.parameters if name in GIVEN]
+    single = outputs.get("")
+    given = {**given, "output": outputs if single is None else single}
+    for path in outputs.values() if "output" in takes else ():
+        path.mkdir() if not path.suffix else path.parent.mkdir(exist_ok=True)
+    try:
+        result = rule.recipe.function(**opened, **{name: given[name] for name in takes})
+        _store(rule, result, outputs, filled="output" in takes)
+    except (ProviderError, MissingExtra):
+        raise
+    except DdmakeError as error:
+        raise RecipeFailed(_told(rule, str(error), error)) from error
+    except Exception as error:
+        raise RecipeFailed(_told(rule, _explained(error, opened), error)) from error
+
+
+def _store(rule: Rule, result: Any, outputs: dict[str, Path], filled: bool) -> None:
+    if filled:
+        if result is not None:
+            raise RecipeFailed(f"it takes `output`, which it fills itself, and returned a {type(result).__name__} besides")
+    elif rule.single:
+        _write(result, outputs[""])
+    else:
+        _write_parts(result, outputs)
+    for path in outputs.values():
+        if not path.exists() or path.is_dir() and not any(path.iterdir()):
+            raise RecipeFailed("it left its output empty")
+
+
+def _write_parts(result: Any, outputs: dict[str, Path]) -> None:
+    if not hasattr(result, "keys") or set(result) != set(outputs):
+        got = f"a dict with {', '.join(map(str, result))}" if hasattr(result, "keys") else type(result).__name__
+        raise RecipeFailed(f"it should return a dict with {', '.join(outputs)}, and returned {got}")
+    for name, path in outputs.items():
+        _write(result[name], path)
+
+
+def _write(result: Any, to: Path) -> None:
+    """Write rows or a Dataset at a path."""
+    if type(result).__module__.startswith("datasets.") and to.suffix not in rows.SUFFIXES and hasattr(result, "save_to_disk"):
+        result.save_to_disk(str(to))
+    elif isinstance(result, Iterable) and not isinstance(result, (str, bytes, dict)):
+        rows.write(result, to)
+    else:
+        got = "nothing" if result is None else f"a {type(result).__name__}"
+        raise RecipeFailed(f"it returned {got}; return or yield rows (dicts), return a Dataset, or take `output` and fill it")
+
+
+def _explained(error: Exception, opened: dict[str, Any]) -> str:
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, KeyError) and error.args and isinstance(error.args[0], str):
+        columns = [name for value in opened.values() for name in getattr(value, "column_names", None) or ()]
+        if columns and error.args[0] not in columns:
+            text += f". Columns: {', '.join(dict.fromkeys(columns))}.{did_you_mean(error.args[0], columns)}"
+    return text
+
+
+def _told(rule: Rule, text: str, error: BaseException) -> str:
+    """Return a failure's sentence with the user's innermost line; the frames go to the log."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if is_users(f.filename)]
+    if not isinstance(error, DdmakeError):
+        shown = frames or traceback.extract_tb(error.__traceback__)[1:]
+        print("".join(["Traceback (most recent call last):\n", *traceback.format_list(shown),
+                       *traceback.format_exception_only(error)]), flush=True)
+    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else rule.place
+    return f"recipe {rule.recipe.name} failed ({place}): {text}"

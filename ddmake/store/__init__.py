@@ -1,0 +1,28 @@
+"""What `.ddmake/` holds: traces, remembered hashes, objects; the calls' database lies beside them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ddmake.store.files import Files
+from ddmake.store.objects import Objects
+from ddmake.store.traces import Traces
+
+FOLDER = ".ddmake"
+
+
+@dataclass(frozen=True)
+class Store:
+    """The store of one project."""
+
+    root: Path
+    folder: Path
+    traces: Traces
+    files: Files
+    objects: Objects
+
+
+def open_store(root: Path) -> Store:
+    """Open the store in a project's folder, made if it isn't there."""
+    folder = root / FOLDER
+    traces = Traces(folder)
+    return Store(root, folder, traces, Files(traces.db, root), Objects(folder))

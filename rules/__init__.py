@@ -1,0 +1,11 @@
+"""The recipe library: recipes that Ddfiles call by name.
+
+Each is a plain function and can be read as an example of how to write one's own.
+"""
+
+from ddmake.rules.data import jsonl, split
+from ddmake.rules.evaluation import evaluate
+from ddmake.rules.prompting import generate, transform
+from ddmake.rules.training import finetune
+
+__all__ = ["evaluate", "finetune", "generate", "jsonl", "split", "transform"]

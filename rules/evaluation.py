@@ -1,0 +1,47 @@
+"""How good models are at a task: their answers beside the references."""
+
+from pathlib import Path
+from typing import Annotated, Any, Callable, Iterator, Mapping, Sequence
+
+from ddmake import step
+from ddmake.ddfile.inputs import Model, Prompt
+from ddmake.errors import DdmakeError
+from ddmake.rules import metrics as scores
+
+
+@step(version="1")
+def evaluate(models: Annotated[dict[str, Any], Model], rows: Any, *, prompt: Prompt, reference: str,
+             metrics: Sequence[str | Callable[..., Any]] = ("rouge_l",), max_tokens: int = 256,
+             separator: str = "\n") -> Iterator[dict[str, Any]]:
+    """Compare models on the same rows: each answers every prompt greedily, and its answers are scored.
+
+    A model gives one row: its name, the mean of each metric, and how many rows there were. `rouge_l` is the F-measure
+    of ROUGE-L (Lin 2004) in points of 100, unstemmed; `exact_match` is in points of 100 too; any function of
+    (answer, row) may be a metric, and where it returns None the row isn't counted. Rows whose reference is null are
+    left out. A prompt that is too long for a model counts as an empty answer.
+    """
+    chosen = scores.pick(metrics, reference)
+    if reference not in rows.column_names:
+        raise DdmakeError(f"evaluate: there is no column {reference!r}. Columns: {', '.join(rows.column_names)}.")
+    kept = [row for row in rows if row[reference] is not None]
+    turns = [prompt.messages(**row) for row in kept]
+    for name, model in models.items():
+        answers = ask(model, turns, max_tokens, separator)
+        means = {label: scores.mean([metric(answer, row) for answer, row in zip(answers, kept, strict=True)])
+                 for label, metric in chosen.items()}
+        yield {"model": name, **means, "rows": len(kept)}
+
+
+def ask(model: Path | str, turns: Sequence[Sequence[Mapping[str, str]]], max_tokens: int, separator: str) -> list[str]:
+    """Return a model's greedy answers to chat messages, in their order."""
+    from ddmake.backends.base import Request
+    from ddmake.backends.models import need
+
+    need("transformers", "local", "evaluate")
+    from ddmake.backends.hf import LocalModel
+
+    backend = LocalModel(model, separator=separator, sampling={"temperature": 0, "max_tokens": max_tokens})
+    requests = ((number, 0, Request(tuple(messages))) for number, messages in enumerate(turns))
+    answers = dict(backend.answers(requests))
+    backend.close()
+    return [answers[number] for number in range(len(turns))]

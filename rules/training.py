@@ -1,0 +1,91 @@
+"""Fine-tuning of models on rows."""
+
+from pathlib import Path
+from typing import Annotated, Any, Mapping
+
+from ddmake import train
+from ddmake.ddfile.inputs import Model, Parts, Progress, Prompt
+from ddmake.ddfile.specs import Lora
+from ddmake.errors import DdmakeError, did_you_mean
+
+RATES = {  # (encoder-decoder, with an adapter): the learning rate unless one is given
+    (False, False): 2e-5,  # full fine-tuning of a causal model, as TRL's SFT
+    (False, True): 2e-4,  # LoRA on one, as QLoRA (Dettmers et al. 2023)
+    (True, False): 3e-4,  # T5 with AdamW, as transformers' documentation has it
+    (True, True): 1e-3,  # LoRA on T5, as peft's examples
+}
+
+
+@train(version="1")
+def finetune(parts: Annotated[Any, Parts("train", observed=("validation",))], *, base: Model,
+             peft: Lora | None = None, prompt: Prompt | None = None, completion: str = "completion",
+             messages: str | None = None, epochs: float = 3.0, batch_size: int = 8, micro_batch: int | None = None,
+             learning_rate: float | None = None, warmup: float = 0.03, schedule: str = "linear",
+             weight_decay: float = 0.0, max_grad_norm: float = 1.0, max_length: int = 1024,
+             dtype: str | None = None, revision: str | None = None, separator: str = "\n", seed: int = 0,
+             output: Path, checkpoints: Path, progress: Progress) -> None:
+    """Fine-tune a language model to write each row's completion after its prompt.
+
+    Supervised fine-tuning with AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101). The loss is taken on the
+    completion alone, and on the token that ends it. With `peft=lora(…)` the base is left as it is and a low-rank
+    adapter is learned beside it (Hu et al. 2021, arXiv 2106.09685). Causal models are trained by TRL's SFTTrainer,
+    encoder-decoders such as T5 by transformers' Seq2SeqTrainer. A base with a chat template learns user and assistant
+    turns; one without learns plain text: prompt, separator, completion. A validation set only draws a curve.
+    """
+    from ddmake.backends.models import base_name, is_encoder_decoder, need
+
+    for package in ("transformers", "trl", "datasets"):
+        need(package, "train", "finetune")
+    if peft is not None:
+        need("peft", "train", "finetune with lora()")
+    from ddmake.trainers import causal, seq2seq
+    from ddmake.trainers.common import Settings
+
+    encoder_decoder = is_encoder_decoder(base, revision)
+    rate = learning_rate if learning_rate is not None else RATES[encoder_decoder, peft is not None]
+    settings = Settings(
+        base=base, base_name=base_name(base), revision=revision, peft=peft, epochs=epochs, batch_size=batch_size,
+        micro_batch=micro_batch, learning_rate=rate, warmup=warmup, schedule=schedule, weight_decay=weight_decay,
+        max_grad_norm=max_grad_norm, max_length=max_length, dtype=dtype, seed=seed, separator=separator,
+    )
+    named = parts if isinstance(parts, Mapping) else {"train": parts}
+    shown = {name: examples(rows, prompt, completion, messages)
+             for name, rows in named.items() if name in ("train", "validation") and rows is not None}
+    trainer = seq2seq if encoder_decoder else causal
+    trainer.train(shown["train"], shown.get("validation"), settings, output, checkpoints, progress)
+
+
+def examples(rows: Any, prompt: Any, completion: str, messages: str | None) -> Any:
+    """Return a Dataset of `messages`, or of `prompt` (messages) and `completion` (text), for the rows that have them.
+
+    Rows with a null, as a failed answer leaves one, are left out with a printed line. Raises DdmakeError where a
+    column isn't there or no row is left.
+    """
+    from datasets import Dataset
+
+    needed = [messages] if messages else [completion] if prompt else ["prompt", completion]
+    for name in needed:
+        if name not in rows.column_names:
+            raise DdmakeError(f"finetune: there is no column {name!r}. Columns: {', '.join(rows.column_names)}."
+                              f"{did_you_mean(name, rows.column_names)}")
+    whole = [row for row in rows if all(row[name] is not None for name in needed)]
+    if len(whole) < len(rows):
+        print(f"finetune: {len(rows) - len(whole)} of {len(rows)} rows left out: null in {', '.join(needed)}", flush=True)
+    if not whole:
+        raise DdmakeError(f"finetune: no row to train on; {len(rows)} given.")
+    return Dataset.from_list([example(row, prompt, completion, messages) for row in whole])
+
+
+def example(row: Mapping[str, Any], prompt: Any, completion: str, messages: str | None) -> dict[str, Any]:
+    """Return one row as an example."""
+    if messages:
+        return {"messages": [{"role": turn["role"], "content": turn["content"]} for turn in row[messages]]}
+    turns = prompt.messages(**row) if prompt else ({"role": "user", "content": text(row["prompt"], "prompt")},)
+    return {"prompt": [dict(turn) for turn in turns], "completion": text(row[completion], completion)}
+
+
+def text(value: Any, column: str) -> str:
+    """Return a value as the text that is learned. Raises DdmakeError for one that has no plain text."""
+    if not isinstance(value, (str, int, float, bool)):
+        raise DdmakeError(f"finetune: column {column!r} holds {type(value).__name__}; text is needed.")
+    return str(value)
