@@ -2,6 +2,7 @@
 
     DdmakeError            1   something went wrong while working
     ├── DdfileError        2   a mistake in the Ddfile, a knob or a target's name; nothing was run
+    │   └── NoSuchName     2   a knob or an output by a name that isn't there; an AttributeError too
     ├── MissingExtra       2   an optional package isn't installed; names the extra that brings it
     ├── RecipeFailed       1   a recipe raised; carries the user's own frames
     ├── ProviderError      1   an API refused what concerns the whole rule: key, model, credit
@@ -24,6 +25,10 @@ class DdfileError(DdmakeError):
     """A mistake that is found before anything runs."""
 
     exit_code = 2
+
+
+class NoSuchName(DdfileError, AttributeError):
+    """A name that isn't there, read as an attribute."""
 
 
 class MissingExtra(DdmakeError):

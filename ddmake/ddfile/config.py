@@ -3,7 +3,7 @@
 from typing import Any, Mapping
 
 from ddmake.ddfile.registry import here, workflow
-from ddmake.errors import DdfileError, did_you_mean
+from ddmake.errors import DdfileError, NoSuchName, did_you_mean
 
 TRUE, FALSE = ("true", "yes", "1", "on"), ("false", "no", "0", "off")
 
@@ -16,7 +16,7 @@ class Knobs:
 
     def __getattr__(self, name: str) -> Any:
         known = ", ".join(self.__dict__)
-        raise DdfileError(f"{here()}: there is no knob {name!r} in config({known}).{did_you_mean(name, self.__dict__)}")
+        raise NoSuchName(f"{here()}: there is no knob {name!r} in config({known}).{did_you_mean(name, self.__dict__)}")
 
 
 def config(**knobs: Any) -> Knobs:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddmake.errors import DdfileError
+from ddmake.fingerprint.source import is_users
 
 if TYPE_CHECKING:
     from ddmake.ddfile.workflow import Workflow
 
-PACKAGE = str(Path(__file__).parent.parent)
 loading: ContextVar["Workflow | None"] = ContextVar("loading", default=None)
 
 
@@ -28,9 +28,9 @@ def workflow(what: str) -> "Workflow":
 def here() -> str:
     """Return the user's place that called into ddmake, as "Ddfile:41"."""
     frame = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith((PACKAGE, "<frozen", "<string>")):
+    while frame is not None and not is_users(frame.f_code.co_filename):
         frame = frame.f_back
-    return "ddmake" if frame is None else f"{_short(frame.f_code.co_filename)}:{frame.f_lineno}"
+    return "Ddfile" if frame is None else f"{_short(frame.f_code.co_filename)}:{frame.f_lineno}"
 
 
 def _short(filename: str) -> str:

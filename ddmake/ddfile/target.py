@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Callable
 
 from ddmake.ddfile.registry import here
-from ddmake.errors import DdfileError, did_you_mean
+from ddmake.errors import DdfileError, NoSuchName, did_you_mean
 
 if TYPE_CHECKING:
     from ddmake.ddfile.rule import Rule
@@ -78,7 +78,7 @@ class Target(Viewable):
         if name not in self.rule.outputs or self.rule.single:
             names = [] if self.rule.single else list(self.rule.outputs)
             has = f"it has {', '.join(names)}" if names else "it has one"
-            raise DdfileError(f"{here()}: {self.rule.label} has no output {name!r}; {has}.{did_you_mean(name, names)}")
+            raise NoSuchName(f"{here()}: {self.rule.label} has no output {name!r}; {has}.{did_you_mean(name, names)}")
         return Target(self.rule, name)
 
     def __getattr__(self, name: str) -> "Target":

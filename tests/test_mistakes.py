@@ -1,0 +1,87 @@
+"""Every mistake is one sentence with its place, a name and a remedy, exit code 2, and nothing runs."""
+
+import pytest
+
+ROWS = "@step('data/a')\ndef a():\n    yield {'x': 1}\n"
+
+MISTAKES = {
+    "unknown argument of a recipe": (
+        "generate('a', llm=llm('echo'), promt='x', n=1)", [], "Ddfile:3: generate has no argument 'promt'. Did you mean 'prompt'?"),
+    "missing argument": ("generate('a', llm=llm('echo'), prompt='x')", [], "Ddfile:3: generate: missing a required argument: 'n'"),
+    "wrong type": ("generate('a', llm=llm('echo'), prompt='x', n='many')", [], "Ddfile:3: generate's n takes int, not 'many' (str)."),
+    "wrong choice": ("generate('a', llm=llm('echo'), prompt='x', n=1, on_error='ignore')", [],
+                     "generate's on_error takes one of 'keep', 'drop', 'raise', not 'ignore'"),
+    "llm given as a string": ("generate('a', llm='echo', prompt='x', n=1)", [], "Ddfile:3: generate's llm takes LLM, not 'echo' (str)."),
+    "unknown parameter of llm": ("llm('echo', temprature=1.0)", [], "Ddfile:3: llm has no argument 'temprature'. Did you mean 'temperature'?"),
+    "wrong type in llm": ("llm('echo', temperature='hot')", [], "Ddfile:3: llm's temperature takes float or None, not 'hot' (str)."),
+    "unknown parameter in using": ("llm('echo').using(topp=1.0)", [], "llm().using has no argument 'topp'. Did you mean 'top_p'?"),
+    "unknown backend": ("generate('a', llm=llm('opnai/gpt-4o'), prompt='x', n=1)", [],
+                        "Ddfile:3: llm('opnai/gpt-4o'): there is no backend 'opnai'."),
+    "wrong type in lora": ("lora(r='big')", [], "Ddfile:3: lora's r takes int, not 'big' (str)."),
+    "unknown knob": ("config(n=1)\n" + ROWS, ["nn=3"], "Ddfile has no knob 'nn'. It has: n. Did you mean 'n'?"),
+    "knob of the wrong type": ("config(n=1)\n" + ROWS, ["n=few"], "The knob n takes a whole number (its default is 1), not 'few'."),
+    "boolean knob": ("config(fast=False)\n" + ROWS, ["fast=maybe"], "The knob fast takes true or false"),
+    "knob that isn't declared is read": ("cfg = config(n=1)\ncfg.m", [], "Ddfile:4: there is no knob 'm' in config(n)."),
+    "knob given twice": ("config(n=1)\n" + ROWS, ["n=1", "n=2"], "The knob 'n' is given twice."),
+    "formatted target": (ROWS + "f'{a}/x'", [], "Ddfile:6: a target can't be formatted into a string (<target data/a>)"),
+    "forgotten f": ("@step('data/{n}')\ndef a():\n    yield {}", [], "Ddfile:3: the output 'data/{n}' has a brace in it: did you forget the f?"),
+    "two rules for one path": (ROWS + ROWS.replace("def a", "def b"), [], "Ddfile:6: data/a is made by the rule at Ddfile:3 already"),
+    "one output inside another": (ROWS + ROWS.replace("data/a", "data/a/b"), [],
+                                  "Ddfile:6: data/a/b lies inside data/a, which the rule at Ddfile:3 makes."),
+    "output outside of the project": (ROWS.replace("data/a", "../a"), [], "Ddfile:3: the output '../a' must lie in the Ddfile's folder"),
+    "cycle": ("@step('a', 'b')\ndef a(b):\n    yield {}\n@step('b', 'a')\ndef b(a):\n    yield {}", [], "a cycle: a -> b -> a."),
+    "missing template": ("generate('a', llm=llm('echo'), prompt=template('twet.j2'), n=1)", [],
+                         "Ddfile:3: there is no template 'twet.j2' in templates/ beside the Ddfile, nor among ddmake's own. Did you mean 'tweet.j2'?"),
+    "template's syntax": ("generate('a', llm=llm('echo'), prompt='{% if %}', n=1)", [], "Ddfile:3: the prompt, line 1:"),
+    "template variable that nothing sets": ("generate('a', llm=llm('echo'), prompt='{{ topic }}', n=1)", [],
+                                            "Ddfile:3: the prompt reads 'topic'. There are none."),
+    "template variable that is no column": (
+        "r = generate('a', llm=llm('echo'), prompt='x', n=1, column='abstract')\n"
+        "transform('b', r, llm=llm('echo'), prompt='{{ abstrct }}')", [],
+        "Ddfile:4: the prompt reads 'abstrct'. There are: abstract. Did you mean 'abstract'?"),
+    "view of a column that isn't there": (
+        "r = generate('a', llm=llm('echo'), prompt='x', n=1)\ntransform('b', r.select('txt'), llm=llm('echo'), prompt='x')", [],
+        "Ddfile:4: .select(): a has no column 'txt'. It has: text."),
+    "too many inputs": (ROWS + "jsonl('b', a, a)", [], "Ddfile:6: jsonl takes 1 input (file) after its outputs, not 2."),
+    "too few inputs": ("jsonl('b')", [], "Ddfile:3: jsonl takes 1 input (file) after its outputs, not 0."),
+    "output that isn't there": ("split('data', jsonl('r', 'x.jsonl'), validation=0.1).test", [],
+                                "Ddfile:3: data/train has no output 'test'; it has train, validation."),
+    "split that leaves nothing": ("split('data', jsonl('r', 'x.jsonl'), validation=0.6, test=0.5)", [], "nothing is left to train on"),
+    "unknown target": (ROWS, ["data/aa"], "No rule in Ddfile makes 'data/aa'. Did you mean 'data/a'?"),
+    "alias named like a command": (ROWS + "alias('cards', a)", [], "Ddfile:6: an alias can't be named 'cards', which is a command."),
+    "alias of nothing": (ROWS + "alias('x', 'data/b')", [], "The alias 'x' names 'data/b', which no rule in Ddfile makes."),
+    "rule option as a recipe's parameter": ("@step('a')\ndef a(*, gpus=1):\n    yield {}", [], "recipe a has a parameter 'gpus'"),
+    "recipe with *args": ("@step('a', 'b')\ndef a(*rows):\n    yield {}", [], "recipe a takes *rows; name each input and argument instead."),
+    "syntax error": ("def (:", [], "Ddfile:3: invalid syntax: def (:"),
+    "name error": ("generat('a')", [], "Ddfile:3: NameError: name 'generat' is not defined. Did you mean 'generate'?"),
+    "unknown recipe imported": ("from ddmake.rules import transfrm", [], "Ddfile:3: ImportError: ddmake.rules has no 'transfrm'. Did you mean 'transform'?"),
+    "missing source, asked for by name": ("jsonl('b', 'x.jsonl')", ["b"], "Ddfile:3: b needs x.jsonl, which isn't there and which no rule makes."),
+    "global that can't be hashed": ("import threading\nLOCK = threading.Lock()\n@step('a')\ndef a():\n    yield {'x': str(LOCK)}", [],
+                                    "LOCK can't be hashed soundly"),
+    "target read as a global": (ROWS + "@step('b')\ndef b():\n    yield {'x': repr(a)}", [], "reads the target <target data/a> from outside"),
+    "package that isn't there": ("@step('a', packages=['nonesuch'])\ndef a():\n    yield {}", [], "packages names 'nonesuch', which isn't installed."),
+    "call outside of a Ddfile": ("from ddmake.ddfile.registry import loading\nloading.set(None)\nconfig(n=1)", [], "config() belongs in a Ddfile."),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistake(project, name):
+    text, args, expected = MISTAKES[name]
+    result = project.ddfile(text).run(*args)
+    assert expected in result.output
+    assert result.code == 2
+    assert "Traceback" not in result.output
+    assert len(result.output.strip().splitlines()) == 1, "one sentence, on one line"
+    assert not (project.root / "data").exists()
+
+
+def test_no_ddfile_here(project):
+    result = project.run()
+    assert (result.code, result.output) == (2, "There is no Ddfile here. Name another with -f FILE.\n")
+
+
+def test_a_ddfile_that_raises_is_told_by_its_own_line(project):
+    project.write("helper.py", "def boom():\n    raise ValueError('no luck')\n")
+    result = project.ddfile("import helper\nhelper.boom()").run()
+    assert result.output == "helper.py:2: ValueError: no luck\n"
+    assert result.code == 2
