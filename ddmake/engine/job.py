@@ -3,11 +3,11 @@
 The order is what makes a kill harmless: scratch, object, trace, swap; each step can be done again.
 """
 
+import json
 import os
-import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -114,15 +114,16 @@ def _make(flow: Workflow, store: Store, rule: Rule, planner: Planner, verdict: V
     """Run the recipe and commit what it made."""
     folder = store.folder / "scratch" / str(verdict.key)[:32]
     stage.remove(folder / "output")
-    (folder / "output").mkdir(parents=True)
-    (folder / "checkpoints").mkdir(exist_ok=True)
-    scratch = {name: folder / "output" / (name or Path(path).name) for name, path in rule.outputs.items()}
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    scratch = {name: folder / "output" / str(i) / Path(path).name for i, (name, path) in enumerate(rule.outputs.items())}
+    for path in scratch.values():
+        path.parent.mkdir(parents=True)
     before, started = _watched(flow, rule), time.time()
     usage = _run(flow, store, rule, scratch, folder / "checkpoints", tell)
     outputs = {name: _keep(store, path) for name, path in scratch.items()}
     if _watched(flow, rule) != before:
         _check_again(reload(), store, rule, str(verdict.key))
-    record = record_of(flow, rule, planner, verdict, started, usage, outputs)
+    record = {**record_of(flow, rule, planner, verdict, started, usage, outputs), "metrics": _metrics(scratch.values())}
     trace = store.traces.add(str(verdict.key), _fingerprint(flow, store, rule, planner), record)
     for name, path in scratch.items():
         _place(store, rule, name, path, outputs[name]["manifest"])
@@ -148,6 +149,15 @@ def _keep(store: Store, scratch: Path) -> dict[str, Any]:
     manifest = store.files.manifest(scratch)
     store.objects.put(scratch, manifest)
     return {"digest": digest_of(store, scratch), "manifest": manifest}
+
+
+def _metrics(outputs: Iterable[Path]) -> dict[str, Any]:
+    """Return the numbers that a training has left in its model folder, curves aside."""
+    found: dict[str, Any] = {}
+    for file in (path / "metrics.json" for path in outputs):
+        if file.is_file():
+            found.update({k: v for k, v in json.loads(file.read_text()).items() if isinstance(v, (int, float))})
+    return found
 
 
 def _place(store: Store, rule: Rule, name: str, scratch: Path, manifest: dict[str, str]) -> None:
@@ -181,8 +191,3 @@ def _fingerprint(flow: Workflow, store: Store, rule: Rule, planner: Planner) -> 
         return {"fingerprint": placed[0].fingerprint, "output": placed[1]} if placed else planner.digest(source)
 
     return key_of(ingredients(flow, rule, identify))
-
-
-def clear_scratch(store: Store) -> None:
-    """Remove what swaps have left in the trash."""
-    shutil.rmtree(store.folder / "trash", ignore_errors=True)

@@ -20,8 +20,9 @@ def run(rule: Rule, opened: dict[str, Any], given: dict[str, Any], outputs: dict
     takes = [name for name in rule.recipe.signature.parameters if name in GIVEN]
     single = outputs.get("")
     given = {**given, "output": outputs if single is None else single}
-    for path in outputs.values() if "output" in takes else ():
-        path.mkdir() if not path.suffix else path.parent.mkdir(exist_ok=True)
+    if "output" in takes:
+        for path in (path for path in outputs.values() if not path.suffix):
+            path.mkdir()
     try:
         result = rule.recipe.function(**opened, **{name: given[name] for name in takes})
         _store(rule, result, outputs, filled="output" in takes)

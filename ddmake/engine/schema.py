@@ -44,7 +44,7 @@ def _columns(value: Any, known: dict[str, Columns], rule: Rule) -> Any:
 def _check_view(view: View, columns: Columns, rule: Rule) -> None:
     for at, (verb, args) in enumerate(view.steps):
         here = columns_after(columns, view.steps[:at])
-        asked = {"select": args, "rename": tuple(args[0]) if args else (), "explode": args}.get(verb, ())
+        asked = args if verb in ("select", "explode") else args[0] if verb == "rename" else ()
         missing = [name for name in asked if here is not None and name not in here]
         if missing:
             raise DdfileError(f"{rule.place}: .{verb}(): {view.of.path} has no column {missing[0]!r}. It has: {', '.join(here or [])}.")

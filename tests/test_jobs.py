@@ -1,0 +1,226 @@
+"""Jobs: in processes of their own, under locks, told clearly when they fail, harmless when killed."""
+
+import os
+import signal
+import time
+
+import pytest
+
+SLOW = """
+import time, os
+@step("slow")
+def slow():
+    print("begun", flush=True)
+    with open("runs.txt", "a") as file:
+        file.write("x")
+    time.sleep({seconds})
+    yield {{"pid": os.getpid()}}
+"""
+
+
+def wait_for(path, seconds=20.0):
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} never came"
+        time.sleep(0.02)
+
+
+def test_a_failing_recipe_is_told_with_its_place_and_columns(project):
+    project.ddfile("""
+        @step("pairs")
+        def pairs():
+            yield {"prompt": "p", "ratings": 1}
+
+        @step("bad", pairs)
+        def bad(rows):
+            for row in rows:
+                yield {"x": row["rating"]}
+
+        @step("behind", bad)
+        def behind(rows):
+            return rows
+    """)
+    result = project.run()
+    assert result.code == 1
+    assert "bad: recipe bad failed (Ddfile:11): KeyError: 'rating'. Columns: prompt, ratings. Did you mean 'ratings'?" in result.output
+    assert "not run: behind" in result.output
+    assert "Traceback" not in result.output
+    log = project.logs()
+    assert "Traceback" in log and "Ddfile" in log and "ddmake/engine" not in log, "the log shows the user's own frames"
+    assert project.run("-n").verdicts() == {"bad": "make", "behind": "maybe"}
+
+
+def test_keep_going_makes_what_does_not_depend_on_a_failure(project):
+    project.ddfile("""
+        @step("a")
+        def a():
+            raise ValueError("no")
+
+        @step("b", a)
+        def b(rows):
+            return rows
+
+        @step("c")
+        def c():
+            yield {"x": 1}
+
+        @step("d", c)
+        def d(rows):
+            return rows
+    """)
+    result = project.run("-k", "-j", "1")
+    assert result.code == 1
+    assert "made 2, fresh 0, failed 1, not run 1" in result.output
+    assert project.rows("d") == [{"x": 1}]
+
+
+@pytest.mark.parametrize("body, told", [
+    ("return 3", "it returned a int; return or yield rows (dicts), return a Dataset, or take `output` and fill it"),
+    ("pass", "it returned nothing"),
+    ("yield 3", "row 0 is of type int; a row is a dict of columns"),
+    ("yield from [{'x': 1}, {'x': 'one'}]", "column 'x' from row 0 on can't be stored"),
+    ("return []", "it made no rows"),
+    ("import os; os._exit(9)", "its process ended without a result (exit code 9)"),
+])
+def test_what_a_recipe_must_not_give(project, body, told):
+    result = project.ddfile(f"@step('a')\ndef a():\n    {body}\n").run()
+    assert result.code == 1
+    assert told in result.output
+    assert not (project.root / "a").exists()
+
+
+def test_independent_jobs_run_side_by_side(project):
+    project.ddfile("""
+        import os, time
+        def meet(me, other):
+            open(me, "w").close()
+            deadline = time.monotonic() + 30
+            while not os.path.exists(other):
+                assert time.monotonic() < deadline, "the other never came"
+                time.sleep(0.02)
+            yield {"pid": os.getpid()}
+
+        @step("a")
+        def a():
+            yield from meet("one", "two")
+
+        @step("b")
+        def b():
+            yield from meet("two", "one")
+    """)
+    project.make("-j", "2")
+    assert project.rows("a") != project.rows("b"), "each has a process of its own"
+
+
+def test_two_heads_do_a_job_once(project):
+    project.ddfile(SLOW.format(seconds=2))
+    heads = [project.command() for _ in range(2)]
+    outputs = [head.communicate()[0] for head in heads]
+    assert [head.returncode for head in heads] == [0, 0], outputs
+    assert (project.root / "runs.txt").read_text() == "x"
+
+
+def test_kill_9_of_the_head_takes_its_workers_along(project):
+    project.ddfile(SLOW.format(seconds=60))
+    head = project.command()
+    wait_for(project.root / "runs.txt")
+    os.kill(head.pid, signal.SIGKILL)
+    head.wait()
+    deadline = time.monotonic() + 10
+    while any(str(project.root) in line for line in running()):
+        assert time.monotonic() < deadline, "a worker outlived its head"
+        time.sleep(0.05)
+    project.ddfile(SLOW.format(seconds=0))
+    project.make()
+    assert len(project.rows("slow")) == 1
+
+
+def running():
+    import psutil
+
+    return [" ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"]) if "job" in (p.info["cmdline"] or [])]
+
+
+def test_ctrl_c_stops_and_says_what_is_kept(project):
+    project.ddfile("@step('quick')\ndef quick():\n    yield {'x': 1}\n" + SLOW.format(seconds=60).replace('@step("slow")\ndef slow()', '@step("slow", quick)\ndef slow(rows)'))
+    head = project.command()
+    wait_for(project.root / "runs.txt")
+    head.send_signal(signal.SIGINT)
+    output = head.communicate(timeout=30)[0]
+    assert head.returncode == 130
+    assert "stopped: made 1, fresh 0" in output and "What was made is kept" in output
+    assert project.run("-n").verdicts() == {"slow": "make"}
+
+
+def test_half_an_output_is_never_seen(project):
+    project.ddfile("""
+        @step("a")
+        def a():
+            yield from ({"x": i} for i in range(2500))
+            raise RuntimeError("late")
+    """)
+    assert project.run().code == 1
+    assert not (project.root / "a").exists()
+
+
+def test_outputs_of_every_kind(project):
+    project.write("people.jsonl", '{"name": "Ada", "age": 36}\n\n{"name": "Alan", "age": null}\n')
+    project.ddfile("""
+        people = jsonl("people", "people.jsonl")
+
+        @step("people.csv", people)
+        def as_csv(rows):
+            return rows
+
+        @step({"old": "parts/old.jsonl", "young": "parts/young"}, people)
+        def by_age(rows):
+            return {"old": [r for r in rows if r["age"]], "young": rows.filter(lambda r: not r["age"])}
+
+        @step("names.md", people.select("name"))
+        def names(rows, output):
+            output.write_text("\\n".join(rows["name"]))
+
+        @step("folder", [people, by_age.old])
+        def folder(both, output):
+            rows, file = both
+            (output / "count.txt").write_text(f"{len(rows)} {file}")
+    """).make()
+    assert (project.root / "people.csv").read_text() == '"name","age"\n"Ada",36\n"Alan",\n'
+    assert project.lines("parts/old.jsonl") == [{"name": "Ada", "age": 36}]
+    assert project.rows("parts/young") == [{"name": "Alan", "age": None}]
+    assert (project.root / "names.md").read_text() == "Ada\nAlan"
+    assert (project.root / "folder" / "count.txt").read_text() == "2 parts/old.jsonl"
+
+
+def test_views(project):
+    project.ddfile("""
+        @step("n")
+        def numbers():
+            yield from ({"x": i, "tags": ["a"] * (i % 3)} for i in range(10))
+
+        @step("v", {
+            "take": numbers.take(2).select("x"), "skip": numbers.skip(8).select("x"),
+            "shard": numbers.shard(1, of=5).select("x"), "shuffle": numbers.select("x").shuffle(3),
+            "rename": numbers.take(1).rename(x="y").select("y"), "filter": numbers.filter(lambda r: r["x"] > 8).select("x"),
+            "map": numbers.take(2).map(lambda r: {"x": r["x"] * 10}).select("x"), "explode": numbers.take(3).explode("tags"),
+        })
+        def views(all):
+            import json
+            yield from ({"name": name, "rows": json.dumps(rows.to_list())} for name, rows in all.items())
+    """).make()
+    import json
+
+    got = {row["name"]: [list(r.values())[0] for r in json.loads(row["rows"])] for row in project.rows("v")}
+    assert sorted(got.pop("shuffle")) == list(range(10))
+    assert got == {"take": [0, 1], "skip": [8, 9], "shard": [2, 3], "rename": [0], "filter": [9], "map": [0, 10],
+                   "explode": [1, 2, 2]}
+
+
+def test_load_from_python_is_typed(project):
+    from ddmake import Workflow, load
+
+    project.ddfile("cfg = config(n=2, tags=['a'])\n@step('a', n=cfg.n)\ndef a(*, n):\n    yield from ({'i': i} for i in range(n))\n")
+    flow = load(project.root / "Ddfile", n="5", tags="x,y")
+    assert isinstance(flow, Workflow)
+    assert flow.knobs == {"n": 5, "tags": ["x", "y"]}
+    assert flow["a"].path == "a" and flow["a"].rule.arguments == {"n": 5}
