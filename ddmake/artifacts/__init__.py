@@ -1,0 +1,1 @@
+"""What lies at targets: rows, digests, views, the swap into place."""

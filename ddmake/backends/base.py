@@ -3,8 +3,9 @@
 Floors: the call layer above adds cache, order and limits; a backend only asks its model.
 """
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Iterable, Iterator, Mapping, Protocol
+from typing import Protocol
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Answer(str):
 
     def __new__(cls, text: str = "", *, model: str = "", finish_reason: str | None = None,
                 tokens_in: int | None = None, tokens_out: int | None = None, error: str | None = None):
+        """Make an answer of its text."""
         answer = super().__new__(cls, text)
         answer.model, answer.finish_reason, answer.error = model, finish_reason, error
         answer.tokens_in, answer.tokens_out = tokens_in, tokens_out

@@ -8,8 +8,9 @@ import queue
 import sqlite3
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterable
+from typing import TYPE_CHECKING
 
 from ddmake.backends.base import Answer, Request
 from ddmake.store.database import connect

@@ -86,7 +86,8 @@ def main() -> None:
 @click.option("-v", "--verbose", is_flag=True, help="List what is fresh, too.")
 @click.option("--json", "as_json", is_flag=True, help="With -n: print the plan as JSON.")
 @words_argument
-def make(file: str, dry_run: bool, jobs: int | None, keep_going: bool, verbose: bool, as_json: bool, words: tuple[str, ...]) -> None:
+def make(file: str, dry_run: bool, jobs: int | None, keep_going: bool, verbose: bool, as_json: bool,
+         words: tuple[str, ...]) -> None:
     """Make targets: all of them, or those named."""
     from ddmake.cli import making
 

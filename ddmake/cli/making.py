@@ -1,6 +1,7 @@
 """`ddmake` and `ddmake -n`: plan, print, run."""
 
 import os
+import time
 from pathlib import Path
 
 import click
@@ -8,8 +9,11 @@ import click
 from ddmake.cli import show
 from ddmake.cli.progress import observer
 from ddmake.ddfile.load import load
+from ddmake.ddfile.workflow import Workflow
 from ddmake.engine.plan import Plan, Planner
-from ddmake.store import open_store
+from ddmake.engine.run import Run
+from ddmake.executors.local import Local
+from ddmake.store import Store, open_store
 
 
 def make(file: Path, targets: list[str], knobs: dict[str, str], dry_run: bool, jobs: int | None, keep_going: bool,
@@ -21,7 +25,8 @@ def make(file: Path, targets: list[str], knobs: dict[str, str], dry_run: bool, j
     planner = Planner(flow, store)
     plan = planner.plan(targets)
     if dry_run:
-        click.echo(show.plan_json(flow, plan) if as_json else show.plan(flow, plan, store.traces.last_knobs(flow.file.name), verbose))
+        last = store.traces.last_knobs(flow.file.name)
+        click.echo(show.plan_json(flow, plan) if as_json else show.plan(flow, plan, last, verbose))
         return 1 if _edited(plan) else 0
     if not plan.todo:
         click.echo(show.nothing_to_do(plan, verbose))
@@ -33,12 +38,8 @@ def _edited(plan: Plan) -> bool:
     return any(verdict.word == "edited" for verdict in plan.verdicts)
 
 
-def _run(flow, store, planner: Planner, plan: Plan, jobs: int | None, keep_going: bool) -> int:  # type: ignore[no-untyped-def]
-    import time
-
-    from ddmake.engine.run import Run
-    from ddmake.executors.local import Local
-
+def _run(flow: Workflow, store: Store, planner: Planner, plan: Plan, jobs: int | None, keep_going: bool) -> int:
+    """Run a plan on this machine, and return the exit code."""
     cores = os.cpu_count() or 1
     slots = jobs or cores
     store.traces.start_run(flow.file.name, flow.knobs)

@@ -2,7 +2,8 @@
 
 import json
 from collections import Counter
-from typing import Any, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ddmake.ddfile.workflow import Workflow
 from ddmake.engine.plan import Plan, Verdict
@@ -38,8 +39,9 @@ def summary(flow: Workflow, results: Sequence[Done], seconds: float, stopped: bo
     counts = [f"{word} {words[word]}" for word in ("made", "restored", "fresh", "failed", "not run", "waiting", "edited") if
               words[word] or word in ("made", "fresh")]
     lines = [f"{'stopped: ' if stopped else ''}{', '.join(counts)} in {duration(seconds)}"]
-    lines += table([("", path, told) for done in results if done.word in ("made", "restored") for path, told in _made(done)], indent=1)
-    lines += table([("", done.rule.label, f"{done.word}: {done.told}") for done in results if done.word in ("waiting", "edited")], indent=1)
+    lines += table([line for done in results if done.word in ("made", "restored") for line in _made(done)], indent=1)
+    held = [done for done in results if done.word in ("waiting", "edited")]
+    lines += table([(done.rule.label, f"{done.word}: {done.told}") for done in held], indent=1)
     for done in results:
         if done.word == "failed":
             lines += ["", *_failure(flow, done, results)]
@@ -54,7 +56,8 @@ def table(rows: Sequence[Row], indent: int = 0) -> list[str]:
         return []
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     pad = "  "
-    return [(pad * indent + pad.join([*(cell.ljust(width) for cell, width in zip(row, widths) if width), row[-1]])).rstrip() for row in rows]
+    lines = (pad.join([*(cell.ljust(width) for cell, width in zip(row, widths) if width), row[-1]]) for row in rows)
+    return [(pad * indent + line).rstrip() for line in lines]
 
 
 def duration(seconds: float) -> str:

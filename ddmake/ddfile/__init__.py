@@ -1,0 +1,1 @@
+"""What a Ddfile is made of, and loading one."""

@@ -2,8 +2,9 @@
 
 import inspect
 import posixpath
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ddmake.ddfile.check import bind
 from ddmake.ddfile.inputs import GIVEN, MODEL, PROMPT, marked, parts_of

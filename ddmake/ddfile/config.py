@@ -1,6 +1,7 @@
 """Knobs: what a Ddfile lets its user turn from the command line, typed by their defaults."""
 
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from ddmake.ddfile.registry import here, workflow
 from ddmake.errors import DdfileError, NoSuchName, did_you_mean

@@ -6,8 +6,9 @@ Positional parameters are inputs, keyword-only ones arguments. `output`, `checkp
 ddmake: a scratch folder (or file) to fill, a folder that survives a kill, and a function to tell progress to.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Callable, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 GIVEN = ("output", "checkpoints", "progress")  # parameters that ddmake fills
 

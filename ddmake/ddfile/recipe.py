@@ -1,9 +1,10 @@
 """Recipes: `step` and `train` make one of a function; with outputs they make a rule of it at once."""
 
 import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Callable, Literal, Mapping, Sequence
+from typing import Any, Literal
 
 from ddmake.ddfile import binding
 from ddmake.ddfile.registry import here, workflow

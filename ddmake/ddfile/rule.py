@@ -1,7 +1,8 @@
 """Rules: what a Ddfile declares."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ddmake.ddfile.recipe import Recipe

@@ -3,9 +3,10 @@
 Each field of `LLM` says where it counts: in the key of a call and of its step (`call`), or in neither (`free`).
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from inspect import signature
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 from ddmake.ddfile.check import bind, checked
 from ddmake.ddfile.registry import here

@@ -1,7 +1,8 @@
 """Targets, sources and views: what a rule's inputs are made of before anything is opened."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any
 
 from ddmake.ddfile.registry import here
 from ddmake.errors import DdfileError, NoSuchName, did_you_mean

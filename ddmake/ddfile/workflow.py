@@ -1,9 +1,10 @@
 """A loaded Ddfile: its rules, targets, aliases and knobs, checked against each other."""
 
 import posixpath
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Iterable, Iterator
+from typing import Any
 
 from ddmake import toys
 from ddmake.ddfile.binding import leaves

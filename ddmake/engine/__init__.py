@@ -1,0 +1,1 @@
+"""The heart: what is stale and why, and making it."""

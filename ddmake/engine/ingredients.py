@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from types import FunctionType, MethodType
 from typing import Any
 
+from ddmake import toys
 from ddmake.artifacts.digest import Digest
 from ddmake.artifacts.views import columns_read
 from ddmake.backends.models import weights_sha
@@ -18,7 +19,6 @@ from ddmake.ddfile.target import ModelName, Source, Target, View
 from ddmake.ddfile.template import Template
 from ddmake.ddfile.workflow import Workflow
 from ddmake.errors import DdfileError
-from ddmake import toys
 from ddmake.fingerprint import code, hashes
 from ddmake.fingerprint.values import canonical
 

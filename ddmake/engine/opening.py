@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ddmake import toys
-from ddmake.artifacts.digest import kind_of
 from ddmake.artifacts import views
+from ddmake.artifacts.digest import kind_of
 from ddmake.backends import open_backend
 from ddmake.calls.cache import Calls
 from ddmake.calls.model import OpenedLLM, Usage

@@ -85,7 +85,8 @@ class Planner:
         rule = verdict.rule
         self.verdicts[id(rule)] = verdict
         if verdict.settled and verdict.trace is not None:
-            known = {name: list(out["digest"].get("columns", ())) or None for name, out in verdict.trace.record["outputs"].items()}
+            outputs = verdict.trace.record["outputs"]
+            known = {name: list(out["digest"].get("columns", ())) or None for name, out in outputs.items()}
         else:
             known = columns_of(self.flow, rule, self.columns)
         self.columns.update({path: known.get(name) for name, path in rule.outputs.items()})
@@ -193,4 +194,5 @@ def _refuse_waiting(verdicts: list[Verdict], wanted: list[Rule]) -> None:
     for verdict in verdicts:
         if verdict.word == "waiting" and id(verdict.rule) in named and first is not None:
             path = first.reason.removeprefix("for ")
-            raise DdfileError(f"{first.rule.place}: {verdict.rule.label} needs {path}, which isn't there and which no rule makes.")
+            place, target = first.rule.place, verdict.rule.label
+            raise DdfileError(f"{place}: {target} needs {path}, which isn't there and which no rule makes.")

@@ -16,7 +16,8 @@ def reason(before: Ingredients, now: Ingredients) -> str:
 
 
 def _differences(before: Ingredients, now: Ingredients) -> list[str]:
-    tell = {"inputs": _inputs, "arguments": _arguments, "code": _code, "packages": _named("package"), "env": _named("environment variable")}
+    tell = {"inputs": _inputs, "arguments": _arguments, "code": _code, "packages": _named("package"),
+            "env": _named("environment variable")}
     found = []
     for part in ("inputs", "code", "arguments", "packages", "env"):
         old, new = before.get(part, {}), now.get(part, {})

@@ -18,6 +18,7 @@ from ddmake.fingerprint import hashes
 from ddmake.store import Store
 
 POLL = 0.1  # seconds between two looks at progress
+BROKEN = {"failed": "which failed", "edited": "which was edited", "waiting": "which waits"}
 
 
 @dataclass(frozen=True)
@@ -152,18 +153,16 @@ class Run:
         """Note what became of a rule, and set free those behind it."""
         self.results.append(done)
         self.observer.ended(done)
-        if done.word in ("failed", "edited", "waiting", "not run"):
-            self._broken[id(done.rule)] = done.told if done.word == "not run" else f"behind {done.rule.label}, {_state(done.word)}"
+        if done.word == "not run":
+            self._broken[id(done.rule)] = done.told
+        elif done.word in BROKEN:
+            self._broken[id(done.rule)] = f"behind {done.rule.label}, {BROKEN[done.word]}"
         if done.word == "failed" and not self.keep_going:
             self._stopping = True
         for rule in self.plan.graph.after(done.rule):
             self._left[id(rule)] -= 1
             if not self._left[id(rule)]:
                 self._ready.append(rule)
-
-
-def _state(word: str) -> str:
-    return {"failed": "which failed", "edited": "which was edited", "waiting": "which waits"}[word]
 
 
 def _written(value: Any) -> str:

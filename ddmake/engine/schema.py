@@ -47,4 +47,5 @@ def _check_view(view: View, columns: Columns, rule: Rule) -> None:
         asked = args if verb in ("select", "explode") else args[0] if verb == "rename" else ()
         missing = [name for name in asked if here is not None and name not in here]
         if missing:
-            raise DdfileError(f"{rule.place}: .{verb}(): {view.of.path} has no column {missing[0]!r}. It has: {', '.join(here or [])}.")
+            has = f"It has: {', '.join(here or [])}."
+            raise DdfileError(f"{rule.place}: .{verb}(): {view.of.path} has no column {missing[0]!r}. {has}")

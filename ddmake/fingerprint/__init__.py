@@ -1,0 +1,1 @@
+"""Hashes of code, values and files by what they mean."""

@@ -11,8 +11,9 @@ import importlib
 import importlib.util
 import inspect
 import sys
+from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType, MethodType, ModuleType
-from typing import Any, Callable, Iterator
+from typing import Any
 
 from ddmake.errors import DdfileError
 from ddmake.fingerprint import hashes, source, values
@@ -122,7 +123,7 @@ class Walk:
         for base in cls.__bases__:
             if self._file(base):
                 self.take(base.__qualname__, base)
-        for name, member in vars(cls).items():
+        for member in vars(cls).values():
             function = getattr(member, "__func__", None) or getattr(member, "fget", None) or member
             if isinstance(function, FunctionType) and source.is_users(function.__code__.co_filename):
                 inner = source.function_node(function.__code__)

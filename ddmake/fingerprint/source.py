@@ -7,10 +7,11 @@ function is reached through the wrapper). The text that comes out doesn't depend
 
 import ast
 import sysconfig
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from types import CodeType
-from typing import Any, Iterator
+from typing import Any
 
 PACKAGE = Path(__file__).parent.parent
 STDLIB = Path(sysconfig.get_path("stdlib"))
@@ -118,9 +119,13 @@ def _fields(node: ast.AST, names: dict[str, str], docs: bool, top: bool) -> Iter
 
 
 def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
-    """Return a body without its docstring and bare strings, and without local annotations' types."""
-    plain = [s for s in body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant) and isinstance(s.value.value, str))]
-    return plain or [ast.Pass()]
+    """Return a body without its docstring and other bare strings."""
+    return [s for s in body if not _is_string(s)] or [ast.Pass()]
+
+
+def _is_string(statement: ast.stmt) -> bool:
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
 def _locals(node: Function) -> dict[str, str]:

@@ -12,8 +12,9 @@ import functools
 import hashlib
 import re
 import uuid
+from collections.abc import Callable
 from pathlib import PurePath
-from typing import Any, Callable, get_origin
+from typing import Any, get_origin
 
 from ddmake.errors import DdfileError
 

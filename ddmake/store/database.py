@@ -5,8 +5,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
-
 from ddmake.errors import DdmakeError
 
 if TYPE_CHECKING:
@@ -37,6 +35,7 @@ def _version(connection: sqlite3.Connection) -> int:
 
 def _migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Migration]) -> None:
     """Apply the migrations that a database lacks; one process at a time."""
+    from filelock import FileLock
     from sqlite_utils import Database  # half a second of imports, paid when a database is made
 
     with FileLock(f"{path}.lock"):

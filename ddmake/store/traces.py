@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
 def m001_traces(db: "Database") -> None:
     """Make the tables of traces, of what is placed where, of remembered file hashes and digests, and of runs."""
-    db["traces"].create({"id": int, "key": str, "fingerprint": str, "made": str, "record": str}, pk="id", not_null={"key", "record"})
+    traces = {"id": int, "key": str, "fingerprint": str, "made": str, "record": str}
+    db["traces"].create(traces, pk="id", not_null={"key", "record"})
     db["traces"].create_index(["key"])
     db["placed"].create({"path": str, "trace": int, "output": str}, pk="path", foreign_keys=[("trace", "traces", "id")])
-    db["files"].create({"path": str, "size": int, "mtime_ns": int, "ctime_ns": int, "inode": int, "noted_ns": int, "sha": str}, pk="path")
+    files = {"path": str, "size": int, "mtime_ns": int, "ctime_ns": int, "inode": int, "noted_ns": int, "sha": str}
+    db["files"].create(files, pk="path")
     db["digests"].create({"manifest": str, "digest": str}, pk="manifest")
     db["runs"].create({"id": int, "started": str, "ddfile": str, "knobs": str}, pk="id")
 
