@@ -1,7 +1,8 @@
 """How good models are at a task: their answers beside the references."""
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any
 
 from ddmake import step
 from ddmake.ddfile.inputs import Model, Prompt

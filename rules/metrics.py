@@ -1,8 +1,10 @@
 """Scores of an answer against a reference, each a number per row; their means are a model's."""
 
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any
 
+from ddmake.backends.models import need
 from ddmake.errors import DdfileError, did_you_mean
 
 Metric = Callable[[str, Mapping[str, Any]], float | bool | None]
@@ -14,6 +16,7 @@ def rouge_l(reference: str) -> Metric:
     Words are lower-cased runs of letters and digits, unstemmed, as in Google's rouge-score. Lin 2004, "ROUGE: a
     package for automatic evaluation of summaries".
     """
+    need("rouge_score", "train", "the metric rouge_l")
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer(["rougeL"], use_stemmer=False)

@@ -1,7 +1,8 @@
 """Fine-tuning of models on rows."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Mapping
+from typing import Annotated, Any
 
 from ddmake import train
 from ddmake.ddfile.inputs import Model, Parts, Progress, Prompt

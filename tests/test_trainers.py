@@ -197,6 +197,20 @@ def test_recipes_train_and_compare(runs, monkeypatch):
         list(evaluate.function({}, rows, prompt=prompt, reference="completion", metrics=["rouge_1"]))
 
 
+def test_recipe_trains_an_adapter_on_an_adapter(runs, monkeypatch):
+    from ddmake.backends.base import Request
+    from ddmake.backends.hf import LocalModel
+
+    assert metrics(runs, "recipe").keys() >= {"eval_loss", "train_loss"}
+    assert "finetune: 1 of 25 rows left out: null in prompt, completion" in log(runs, "recipe")
+    monkeypatch.chdir(runs)
+    config = json.loads(Path("recipe/adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "causal-whole"
+    backend = LocalModel(Path("recipe"), sampling={"temperature": 0, "max_tokens": 8})
+    request = Request(({"role": "user", "content": "repeat: red"},))
+    assert [answer.error for _, answer in backend.answers([(0, 0, request)])] == [None]
+
+
 class Prompt:
     """What a recipe sees of a template."""
 

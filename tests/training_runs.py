@@ -19,6 +19,7 @@ from datasets import Dataset, load_from_disk
 
 from ddmake.ddfile.specs import Lora
 from ddmake.errors import DdmakeError
+from ddmake.rules.training import finetune
 from ddmake.trainers import causal, checkpoints, seq2seq
 from ddmake.trainers.common import Settings
 
@@ -84,6 +85,15 @@ def kill_and_resume(kind: str, step: int, harm: Callable[[Path], object] | None 
     fit(kind, name)
 
 
+def by_recipe() -> None:
+    """Train an adapter on a model with an adapter, through the recipe."""
+    rows = Dataset.from_list([*small_models.pairs(24), {"prompt": "repeat: x", "completion": None}])
+    Path("recipe.checkpoints").mkdir()
+    finetune.function({"train": rows, "validation": rows.select(range(4)), "test": rows}, base=Path("causal-whole"),
+                      peft=LORA, epochs=1.0, learning_rate=1e-2, output=Path("recipe"),
+                      checkpoints=Path("recipe.checkpoints"), progress=lambda done, total, note: None)
+
+
 def cut_optimizer(checkpoint: Path) -> None:
     """Leave a checkpoint as a crash of the machine may: its optimizer's file is short."""
     os.truncate(checkpoint / "optimizer.pt", 1000)
@@ -111,6 +121,7 @@ def main(folder: Path) -> None:
     fit("plain", "plain-whole", separator=" => ")
     fit("seq2seq", "seq2seq-watched", validation=True)
     fit("seq2seq", "seq2seq-full", peft=None)
+    child("recipe", by_recipe)
     fit("causal", "causal-too-long", max_length=4)
     fit("causal", "causal-odd", batch_size=8, micro_batch=3)
 

@@ -1,6 +1,6 @@
 """`llm("echo")`: answers with the last message. For tests, and for looking at what a template renders to."""
 
-from typing import Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from ddmake.backends.base import Answer, Request
 

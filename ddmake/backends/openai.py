@@ -9,8 +9,9 @@ import os
 import queue
 import random
 import threading
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
@@ -150,7 +151,7 @@ class OpenAI:
             await self.pause.over()
             try:
                 return await self._post(session, body)
-            except (Retry, aiohttp.ClientError, asyncio.TimeoutError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            except (TimeoutError, Retry, aiohttp.ClientError, json.JSONDecodeError, UnicodeDecodeError) as error:
                 reason = str(error) or type(error).__name__
                 if attempt == retries:
                     break

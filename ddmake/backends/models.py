@@ -1,0 +1,144 @@
+"""What a name of a model means, what lies in its folder, and how messages become its prompt. Loads no model."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ddmake import toys
+from ddmake.errors import DdmakeError, MissingExtra
+
+ADAPTER = "adapter_config.json"
+MEANING = (  # the files of a model folder that say what the model answers
+    "*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "config.json", "generation_config.json", ADAPTER,
+    "adapter_model*.bin", "tokenizer*.json", "tokenizer*.model", "special_tokens_map.json", "added_tokens.json",
+    "vocab*", "merges.txt", "spiece.model", "sentencepiece*.model", "chat_template.jinja",
+)
+SILENT = ("transformers_version", "peft_version", "_from_model_config", "_name_or_path", "base_model_name_or_path")
+BLOCK = 1 << 20
+
+
+def need(package: str, extra: str, use: str) -> None:
+    """Raise MissingExtra unless a package is installed; nothing is imported."""
+    if find_spec(package) is None:
+        raise MissingExtra(package, extra, use)
+
+
+def resolve_base(name: str | Path) -> Path | str:
+    """Return the folder that a model's name stands for, or the name itself if it is the Hub's.
+
+    A toy's name is its bundled folder; a folder that exists is that folder; all else is a name on the Hub.
+    """
+    if str(name) in toys.NAMES:
+        return toys.folder(str(name))
+    return Path(name) if Path(name).is_dir() else str(name)
+
+
+def base_name(base: Path | str) -> str:
+    """Return the name by which a model folder's files may mention a model: no absolute path of this project.
+
+    A toy's folder gives the toy's name, a folder its path as seen from the current directory, a Hub name itself.
+    """
+    if isinstance(base, str) and not Path(base).is_dir():
+        return base
+    folder = Path(base).resolve()
+    named = next((toy for toy in toys.NAMES if toys.folder(toy).resolve() == folder), None)
+    return named or Path(os.path.relpath(folder)).as_posix()
+
+
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """Return a JSON file of a model folder; {} if it isn't there."""
+    path = folder / name
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def is_adapter(model: Path | str) -> bool:
+    """Tell whether a model is a folder with a LoRA adapter alone."""
+    return (Path(model) / ADAPTER).is_file()
+
+
+def adapter_base(folder: Path | str) -> tuple[Path | str, str | None]:
+    """Return what an adapter folder names as its base, and of that the revision. Raises DdmakeError if it isn't there."""
+    config = read_json(Path(folder), ADAPTER)
+    name = config.get("base_model_name_or_path")
+    if not name:
+        raise DdmakeError(f"{folder}/{ADAPTER}: base_model_name_or_path is missing. Name the model it was made on.")
+    base = resolve_base(name)
+    if isinstance(base, str) and (name.startswith((".", "/")) or name.count("/") > 1):
+        raise DdmakeError(f"{folder}/{ADAPTER}: its base {name!r} isn't there. Make it first, or give its folder.")
+    return base, config.get("revision")
+
+
+def is_encoder_decoder(model: Path | str, revision: str | None = None) -> bool:
+    """Tell whether a model is an encoder-decoder (T5, BART); of a Hub name, its config is fetched."""
+    if is_adapter(model):
+        return is_encoder_decoder(*adapter_base(model))
+    if Path(model).is_dir():
+        return bool(read_json(Path(model), "config.json").get("is_encoder_decoder", False))
+    from transformers import AutoConfig
+
+    return bool(AutoConfig.from_pretrained(str(model), revision=revision).is_encoder_decoder)
+
+
+def weights_sha(folder: Path | str) -> str:
+    """Return the sha256 over what a model folder answers by: its files, and under an adapter its base's.
+
+    A base on the Hub counts by its name and revision.
+    """
+    if not is_adapter(folder):
+        return files_sha(folder)
+    base, revision = adapter_base(folder)
+    under = weights_sha(base) if Path(base).is_dir() else f"{base}@{revision}"
+    return hashlib.sha256(f"{files_sha(folder)} on {under}".encode()).hexdigest()
+
+
+def files_sha(folder: Path | str) -> str:
+    """Return the sha256 over the files that say what a model answers: weights, tokenizer, configs; by name and content.
+
+    READMEs, metrics and other files that lie beside them count for nothing.
+    """
+    total = hashlib.sha256()
+    for path in sorted({path for pattern in MEANING for path in Path(folder).glob(pattern) if path.is_file()}):
+        content = config_sha(path) if path.name.endswith("config.json") else file_sha(path)
+        total.update(f"{path.name}\0{content}\n".encode())
+    return total.hexdigest()
+
+
+def config_sha(path: Path) -> str:
+    """Return the sha256 of a config's values, whatever their order, without who wrote it and where the base lies."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    meant = {name: value for name, value in values.items() if name not in SILENT}
+    return hashlib.sha256(json.dumps(meant, sort_keys=True).encode()).hexdigest()
+
+
+def file_sha(path: Path) -> str:
+    """Return the sha256 of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def plain_text(messages: Sequence[Mapping[str, str]], separator: str, encoder_decoder: bool) -> str:
+    """Return chat messages as text for a model without a chat template.
+
+    Their contents are joined by the separator, which also ends the prompt, so that what the model writes begins there;
+    an encoder reads a whole text: contents joined by a line break, nothing after the last.
+    """
+    contents = [message["content"] for message in messages]
+    return "\n".join(contents) if encoder_decoder else separator.join([*contents, ""])
+
+
+def prompt_ids(tokenizer: Any, messages: Sequence[Mapping[str, str]], separator: str,
+               encoder_decoder: bool) -> list[int]:
+    """Return the tokens that a model is given for chat messages: one way for training and for asking."""
+    if tokenizer.chat_template:
+        turns = [dict(message) for message in messages]
+        return tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False)
+    ids = tokenizer(plain_text(messages, separator, encoder_decoder))["input_ids"]
+    # some tokenizers end every text; a decoder's prompt is no finished text
+    return ids[:-1] if not encoder_decoder and ids and ids[-1] == tokenizer.eos_token_id else ids
