@@ -6,11 +6,21 @@ from typing import Annotated, Any
 
 from ddmake import step
 from ddmake.ddfile.inputs import Model, Prompt
-from ddmake.errors import DdmakeError
+from ddmake.errors import DdfileError, DdmakeError, did_you_mean
 from ddmake.rules import metrics as scores
 
 
-@step(version="1")
+def _scored(inputs: Mapping[str, Any], arguments: Mapping[str, Any]) -> list[str]:
+    """Tell the columns of `evaluate`, whose prompt and reference are among those of its rows."""
+    columns, reference = inputs["rows"], arguments["reference"]
+    arguments["prompt"].need(columns)
+    if columns is not None and reference not in columns:
+        raise DdfileError(f"there is no column {reference!r} to compare with. There are: {', '.join(columns)}."
+                          f"{did_you_mean(reference, columns)}")
+    return ["model", *scores.names(arguments["metrics"]), "rows"]
+
+
+@step(version="1", columns=_scored)
 def evaluate(models: Annotated[dict[str, Any], Model], rows: Any, *, prompt: Prompt, reference: str,
              metrics: Sequence[str | Callable[..., Any]] = ("rouge_l",), max_tokens: int = 256,
              separator: str = "\n") -> Iterator[dict[str, Any]]:

@@ -31,21 +31,22 @@ def exact_match(reference: str) -> Metric:
 NAMED: dict[str, Callable[[str], Metric]] = {"rouge_l": rouge_l, "exact_match": exact_match}
 
 
-def pick(metrics: Sequence[str | Metric], reference: str) -> dict[str, Metric]:
-    """Return metrics by the name of their column: a named one takes its reference from that column of the row.
+def names(metrics: Sequence[str | Metric]) -> list[str]:
+    """Return the columns that metrics fill: a function's is its name.
 
     Raises DdfileError for a name that isn't known.
     """
-    found: dict[str, Metric] = {}
-    for metric in [metrics] if isinstance(metrics, str) or callable(metrics) else metrics:
-        if callable(metric):
-            found[metric.__name__] = metric
-        elif metric in NAMED:
-            found[metric] = NAMED[metric](reference)
-        else:
+    for metric in metrics:
+        if not callable(metric) and metric not in NAMED:
             raise DdfileError(f"evaluate: there is no metric {metric!r}. There are {', '.join(NAMED)}; a function of "
                               f"(answer, row) will do too.{did_you_mean(str(metric), NAMED)}")
-    return found
+    return [metric.__name__ if callable(metric) else metric for metric in metrics]
+
+
+def pick(metrics: Sequence[str | Metric], reference: str) -> dict[str, Metric]:
+    """Return metrics by the name of their column: a named one takes its reference from that column of the row."""
+    made = (metric if callable(metric) else NAMED[metric](reference) for metric in metrics)
+    return dict(zip(names(metrics), made, strict=True))
 
 
 def mean(scores: Sequence[float | bool | None]) -> float | None:

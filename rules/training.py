@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from ddmake import train
-from ddmake.ddfile.inputs import Model, Parts, Progress, Prompt
+from ddmake.ddfile.inputs import Free, Model, Parts, Progress, Prompt
 from ddmake.ddfile.specs import Lora
-from ddmake.errors import DdmakeError, did_you_mean
+from ddmake.errors import DdfileError, DdmakeError, did_you_mean
 
 RATES = {  # (encoder-decoder, with an adapter): the learning rate unless one is given
     (False, False): 2e-5,  # full fine-tuning of a causal model, as TRL's SFT
@@ -17,10 +17,25 @@ RATES = {  # (encoder-decoder, with an adapter): the learning rate unless one is
 }
 
 
-@train(version="1")
+def _learned(inputs: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+    """Check that the training rows have the columns that are learned from, where their columns are known."""
+    parts = inputs["parts"]
+    columns = parts.get("train") if isinstance(parts, Mapping) else parts
+    prompt, messages = arguments["prompt"], arguments["messages"]
+    if messages and (prompt or arguments["completion"] != "completion"):
+        raise DdfileError("finetune learns from messages=, or from prompt= and completion=, not from both.")
+    if prompt is not None:
+        prompt.need(columns)
+    needed = [messages] if messages else [arguments["completion"]] if prompt else ["prompt", arguments["completion"]]
+    for name in needed:
+        if columns is not None and name not in columns:
+            raise DdfileError(f"there is no column {name!r} to learn. There are: {', '.join(columns)}.{did_you_mean(name, columns)}")
+
+
+@train(version="1", columns=_learned)
 def finetune(parts: Annotated[Any, Parts("train", observed=("validation",))], *, base: Model,
              peft: Lora | None = None, prompt: Prompt | None = None, completion: str = "completion",
-             messages: str | None = None, epochs: float = 3.0, batch_size: int = 8, micro_batch: int | None = None,
+             messages: str | None = None, epochs: float = 3.0, batch_size: int = 8, micro_batch: Annotated[int | None, Free] = None,
              learning_rate: float | None = None, warmup: float = 0.03, schedule: str = "linear",
              weight_decay: float = 0.0, max_grad_norm: float = 1.0, max_length: int = 1024,
              dtype: str | None = None, revision: str | None = None, separator: str = "\n", seed: int = 0,

@@ -39,6 +39,17 @@ MISTAKES = {
         "r = generate('a', llm=llm('echo'), prompt='x', n=1, column='abstract')\n"
         "transform('b', r, llm=llm('echo'), prompt='{{ abstrct }}')", [],
         "Ddfile:4: the prompt reads 'abstrct'. There are: abstract. Did you mean 'abstract'?"),
+    "column to learn that isn't there": (
+        "r = generate('a', llm=llm('echo'), prompt='x', n=1)\nfinetune('m', split('d', r), base='tiny-base', prompt='{{ text }}', completion='twet')", [],
+        "Ddfile:4: m: there is no column 'twet' to learn. There are: text. Did you mean 'text'?"),
+    "unknown metric": (
+        "r = generate('a', llm=llm('echo'), prompt='x', n=1)\n"
+        "evaluate('m', {'base': 'tiny-base'}, r, prompt='{{ text }}', reference='text', metrics=['rogue_l'])", [],
+        "evaluate: there is no metric 'rogue_l'. There are rouge_l, exact_match"),
+    "metrics in no list": (
+        "r = generate('a', llm=llm('echo'), prompt='x', n=1)\n"
+        "evaluate('m', {'base': 'tiny-base'}, r, prompt='{{ text }}', reference='text', metrics='rouge_l')", [],
+        "Ddfile:4: evaluate's metrics takes a list of str"),
     "view of a column that isn't there": (
         "r = generate('a', llm=llm('echo'), prompt='x', n=1)\ntransform('b', r.select('txt'), llm=llm('echo'), prompt='x')", [],
         "Ddfile:4: .select(): a has no column 'txt'. It has: text."),

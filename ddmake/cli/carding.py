@@ -30,8 +30,8 @@ def write(file: Path, targets: list[str], knobs: dict[str, str], folder: str, as
     made = _made(flow, wanted, targets)
     lines = _print(made) if as_json else _write(flow, made, _outside(flow, Path(folder), wanted))
     if not lines:
-        what = f"of {', '.join(targets)}" if targets else f"of {flow.file.name}"
-        click.echo(f"Nothing {what} is made yet, so there is nothing to write a card of. Do: {' '.join(['ddmake', *targets])}", err=True)
+        what = ", ".join(targets) or flow.file.name
+        click.echo(f"Nothing of {what} is made yet, so there is no card to write. Do: {' '.join(['ddmake', *targets])}", err=True)
         return 1
     if not as_json:
         click.echo("\n".join(table(lines)))

@@ -5,7 +5,7 @@ open a turn of its own: turns are marked with a token drawn anew for each render
 """
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -115,9 +115,8 @@ class Template:
         names = (meta.find_undeclared_variables(self._parse(text)) for text in self.texts.values())
         return frozenset().union(*names) - {MARK, *_environment(self.folder).globals}
 
-    def need(self, known: Iterator[str] | list[str] | None) -> None:
+    def need(self, known: Sequence[str] | None) -> None:
         """Raise DdfileError where a variable isn't among the known columns; None: they aren't known."""
-        known = None if known is None else list(known)
         for name in sorted(self.variables):
             if known is not None and name not in known and not self._may_lack(name):
                 has = f"There are: {', '.join(known)}." if known else "There are none."

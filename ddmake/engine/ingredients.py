@@ -12,7 +12,7 @@ from ddmake import toys
 from ddmake.artifacts.digest import Digest
 from ddmake.artifacts.views import columns_read
 from ddmake.backends.models import weights_sha
-from ddmake.ddfile.inputs import parts_of
+from ddmake.ddfile.inputs import FREE, marked, parts_of
 from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.specs import LLM
 from ddmake.ddfile.target import ModelName, Source, Target, View
@@ -49,13 +49,14 @@ def ingredients(flow: Workflow, rule: Rule, identify: Identify) -> Ingredients:
     reader = _Reader(flow, rule, identify)
     takes = rule.recipe.signature.parameters
     inputs = {name: _without_observed(value, takes[name].annotation) for name, value in rule.inputs.items()}
+    arguments = {name: value for name, value in rule.arguments.items() if not marked(takes[name].annotation, FREE)}
     made = {
         "schema": SCHEMA,
         "kind": rule.recipe.kind,
         "code": reader.recipe(),
         "outputs": {name: PurePosixPath(path).suffix for name, path in rule.outputs.items()},
         "inputs": {name: reader.value(value, f"input {name}") for name, value in inputs.items()},
-        "arguments": {name: reader.value(value, f"{rule.label}: argument {name}") for name, value in rule.arguments.items()},
+        "arguments": {name: reader.value(value, f"{rule.label}: argument {name}") for name, value in arguments.items()},
         "packages": {name: _version(rule, name) for name in sorted(rule.options.packages)},
         "env": {name: os.environ.get(name) for name in sorted(rule.options.env)},
     }

@@ -52,11 +52,25 @@ class Traces:
         """Return the newest trace with a key."""
         return self._one("WHERE key = ? ORDER BY id DESC LIMIT 1", key)
 
+    def by_id(self, number: int) -> Trace | None:
+        """Return a trace by its number."""
+        return self._one("WHERE id = ?", number)
+
     def at(self, path: str) -> tuple[Trace, str] | None:
         """Return the trace whose result was last placed at a path, and the output's name in it."""
-        row = self.db.execute("SELECT trace, output FROM placed WHERE path = ?", (path,)).fetchone()
-        trace = row and self._one("WHERE id = ?", row[0])
-        return (trace, row[1]) if trace else None
+        placed = self.placed_at(path)
+        trace = self.by_id(placed[0]) if placed else None
+        return (trace, placed[1]) if trace and placed else None
+
+    def placed_at(self, path: str) -> tuple[int, str] | None:
+        """Return the number of the trace whose result was last placed at a path, and the output's name in it."""
+        return self.db.execute("SELECT trace, output FROM placed WHERE path = ?", (path,)).fetchone()
+
+    def placed_by(self, recipe: str) -> list[tuple[str, int]]:
+        """Return the paths that results of a recipe were last placed at, each with its trace's number."""
+        select = ("SELECT placed.path, placed.trace FROM placed JOIN traces ON traces.id = placed.trace "
+                  "WHERE json_extract(traces.record, '$.recipe.name') = ? ORDER BY placed.path")
+        return self.db.execute(select, (recipe,)).fetchall()
 
     def add(self, key: str, fingerprint: str, record: dict[str, Any]) -> Trace:
         """Commit the trace of a job that has just ended."""
