@@ -7,10 +7,8 @@ import pytest
 from ddmake.toys import NAMES, folder, grammar, methods_and_tasks
 
 WRITE = "Write the abstract of an NLP paper as it might stand on arXiv. Only the abstract."
-SUM_UP = (
-    "Sum up the work in this abstract as a tweet that names its method and its task. Only the tweet.\n\n"
-    "Abstract: {abstract}"
-)
+REQUEST = "Sum up the work in this abstract as a tweet that names its method and its task. Only the tweet."
+SUM_UP = REQUEST + "\n\nAbstract: {abstract}"
 SEED = "a seed that no training used"
 
 
