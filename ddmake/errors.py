@@ -11,8 +11,8 @@
 A message reads: *where: what, by name. Did you mean …? Do this.*
 """
 
+from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Iterable
 
 
 class DdmakeError(Exception):

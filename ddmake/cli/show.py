@@ -45,6 +45,8 @@ def summary(flow: Workflow, results: Sequence[Done], seconds: float, stopped: bo
     for done in results:
         if done.word == "failed":
             lines += ["", *_failure(flow, done, results)]
+    if words["made"] and not words["failed"] and not stopped:
+        lines.append(f"Next: ddmake{'' if flow.file.name == 'Ddfile' else f' -f {flow.file.name}'} cards")
     if stopped:
         lines.append("What was made is kept, finished calls and checkpoints too: ddmake goes on from there.")
     return "\n".join(lines)

@@ -1,0 +1,48 @@
+"""Which parameters of an llm count: each is in the keys of calls and of steps, or in neither."""
+
+import dataclasses
+import json
+
+import pytest
+
+from ddmake.ddfile.specs import LLM
+
+COUNTS = {
+    "base_url": "'http://localhost:1/v1'", "identity": "'lab'", "temperature": "0.5", "top_p": "0.9", "top_k": "5",
+    "max_tokens": "10", "stop": "['.']", "seed": "1", "sample": "1", "extra": "{'x': 1}", "adapter": "'folder'",
+    "revision": "'abc'", "dtype": "'bfloat16'",
+}
+COUNTS_FOR_NOTHING = {
+    "device_map": "'auto'", "api_key_env": "'KEY'", "concurrency": "3", "timeout": "9.0", "retries": "1", "batch_size": "2",
+    "license": "'mit'", "citation": "'@misc{x}'", "url": "'https://example.org'",
+}
+
+
+def key(project, parameters):
+    project.ddfile(f"generate('g', llm=llm('hf/some/model'{parameters}), prompt='x', n=1)")
+    return json.loads(project.make("-n", "--json").output)["rules"][0]["key"]
+
+
+def test_every_field_is_listed():
+    assert {f.name for f in dataclasses.fields(LLM)} == {"name", *COUNTS, *COUNTS_FOR_NOTHING}
+
+
+@pytest.mark.parametrize("field", COUNTS)
+def test_counts(project, field):
+    assert key(project, f", {field}={COUNTS[field]}") != key(project, "")
+
+
+@pytest.mark.parametrize("field", COUNTS_FOR_NOTHING)
+def test_counts_for_nothing(project, field):
+    assert key(project, f", {field}={COUNTS_FOR_NOTHING[field]}") == key(project, "")
+
+
+def test_an_identity_stands_for_the_endpoint(project):
+    there = key(project, ", identity='lab', base_url='http://one/v1'")
+    assert there == key(project, ", identity='lab', base_url='http://two/v1'")
+
+
+def test_keys_do_not_depend_on_the_hash_seed(project):
+    project.ddfile("NAMES = {'a', 'b', 'c', 'd'}\n@step('a', seen={'x', 'y', 'z'})\ndef a(*, seen):\n    yield {'x': sorted(NAMES | seen)}\n")
+    keys = {project.command("-n", "--json", PYTHONHASHSEED=str(seed)).communicate()[0] for seed in range(4)}
+    assert len(keys) == 1
