@@ -29,7 +29,8 @@ def _learned(inputs: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
     needed = [messages] if messages else [arguments["completion"]] if prompt else ["prompt", arguments["completion"]]
     for name in needed:
         if columns is not None and name not in columns:
-            raise DdfileError(f"there is no column {name!r} to learn. There are: {', '.join(columns)}.{did_you_mean(name, columns)}")
+            has = f"There are: {', '.join(columns)}.{did_you_mean(name, columns)}"
+            raise DdfileError(f"there is no column {name!r} to learn. {has}")
 
 
 @train(version="1", columns=_learned)

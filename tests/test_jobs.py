@@ -80,6 +80,11 @@ def test_keep_going_makes_what_does_not_depend_on_a_failure(project):
     ("yield 3", "row 0 is of type int; a row is a dict of columns"),
     ("yield from [{'x': 1}, {'x': 'one'}]", "column 'x' from row 0 on can't be stored"),
     ("return []", "it made no rows"),
+    ("return [{}]", "row 0 is empty; a row is a dict of columns"),
+    ("return [{1: 1}]", "row 0 has a column named 1, a int; a column's name is text"),
+    ("import sys; sys.exit(3)", "recipe a failed (Ddfile:5): it called exit(3)"),
+    ("import sys; return [{'x': sys.stdin.read() + str(1 / 0)}]", "ZeroDivisionError"),
+    ("import datetime as d; return [{'x': d.date(2026, 1, 2)}, {'x': d.datetime(2026, 1, 2)}]", "mixes dates with dates and times"),
     ("import os; os._exit(9)", "its process ended without a result (exit code 9)"),
 ])
 def test_what_a_recipe_must_not_give(project, body, told):
@@ -87,6 +92,34 @@ def test_what_a_recipe_must_not_give(project, body, told):
     assert result.code == 1
     assert told in result.output
     assert not (project.root / "a").exists()
+
+
+@pytest.mark.parametrize("path, body, told", [
+    ("a.txt", "return [{'x': 1}]", "rows can't be written to .txt files: take `output` and fill it"),
+    ("a.jsonl", "return [{'x': float('nan')}]", "a row can't be written as JSON"),
+    ("a.jsonl", "return [{'x': b'ab'}]", "bytes has no form in it"),
+    ("a.csv", "return [{'x': [1, 2]}]", "its rows can't be written"),
+])
+def test_what_a_file_can_not_hold(project, path, body, told):
+    result = project.ddfile(f"@step('{path}')\ndef a():\n    {body}\n").run()
+    assert result.code == 1 and told in result.output and "Traceback" not in result.output
+    assert not (project.root / path).exists()
+
+
+def test_a_dot_and_a_digit_make_no_suffix(project):
+    project.ddfile("@step('data/v1.2')\ndef a():\n    yield {'x': 1}\n").make()
+    assert project.rows("data/v1.2") == [{"x": 1}]
+
+
+def test_a_damaged_store_is_told_without_a_traceback(project):
+    project.ddfile("@step('a')\ndef a():\n    yield {'x': 1}\n").make()
+    file = project.root / ".ddmake" / "traces.db"
+    for rest in project.root.glob(".ddmake/traces.db-*"):
+        rest.unlink()
+    file.write_bytes(b"SQLite format 3\0" + b"x" * 5000)
+    result = project.run()
+    assert result.code == 1 and "Traceback" not in result.output
+    assert "traces.db" in result.output and "move the file away" in result.output
 
 
 def test_independent_jobs_run_side_by_side(project):

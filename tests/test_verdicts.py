@@ -218,3 +218,71 @@ def test_the_ddfile_edited_while_a_job_runs_commits_nothing(project):
     assert result.code == 3
     assert "changed while it was made; nothing was committed" in result.output
     assert not (project.root / "a").exists()
+
+
+def test_a_damaged_object_is_never_restored(abc):
+    """What is kept isn't what it was: the target is made again, and nothing is built on the damage."""
+    before = abc.rows("b")
+    for file in (abc.root / ".ddmake" / "objects").glob("*/*"):
+        file.write_bytes(file.read_bytes()[:-1])
+    shutil.rmtree(abc.root / "b")
+    result = abc.make()
+    assert "made 1, fresh 2" in result.output
+    assert abc.rows("b") == before
+    shutil.rmtree(abc.root / "b")
+    assert "restored 1" in abc.make().output, "the good object has taken the damaged one's place"
+
+
+def test_what_lies_there_and_is_not_ours_is_put_aside(abc):
+    abc.write("d", "mine")
+    edit(abc, "Ddfile", '@step("c", b)', '@step("d", b)')
+    assert abc.run("-n").why("d") == "made before; what lies at d isn't ddmake's and will be put aside as d.bak"
+    abc.make()
+    assert (abc.root / "d.bak").read_text() == "mine" and abc.rows("d") == abc.rows("c")
+
+
+def test_the_same_rule_at_several_paths_runs_once(project):
+    project.ddfile("""
+        import time
+        @step
+        def draw():
+            with open("runs.txt", "a") as file:
+                file.write("x")
+            time.sleep(0.5)
+            yield {"x": 1}
+
+        for i in range(3):
+            draw(f"s{i}.jsonl")
+    """)
+    result = project.make("-j", "3")
+    assert (project.root / "runs.txt").read_text() == "x"
+    assert all(f"s{i}.jsonl" in result.output.split("made 1")[1] for i in range(3))
+    assert project.lines("s2.jsonl") == [{"x": 1}]
+
+
+def test_a_source_inside_of_a_target_is_refused(abc):
+    edit(abc, "Ddfile", '@step("c", b)', '@step("c", "b/state.json")')
+    assert "b/state.json lies inside b, which a rule makes. Give b as the input." in abc.run("-n").output
+
+
+def test_a_folder_with_a_config_and_no_weights_is_files(project):
+    project.ddfile("""
+        N = 1
+        @step("res")
+        def res(output):
+            (output / "config.json").write_text("{}")
+            (output / "metrics.json").write_text(str(N))
+
+        @step("c.jsonl", res)
+        def c(folder):
+            yield {"n": (folder / "metrics.json").read_text()}
+    """).make()
+    (project.root / "Ddfile").write_text((project.root / "Ddfile").read_text().replace("N = 1", "N = 2"))
+    assert "made 2" in project.make().output
+    assert project.lines("c.jsonl") == [{"n": "2"}]
+
+
+def test_an_edit_that_breaks_the_ddfile_while_a_job_runs(project):
+    project.ddfile("from pathlib import Path\n@step('a')\ndef a():\n    Path('Ddfile').write_text('def (')\n    yield {'x': 1}\n")
+    result = project.run()
+    assert result.code == 3 and "changed while it was made" in result.output

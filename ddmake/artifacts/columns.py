@@ -44,7 +44,8 @@ class Hasher:
         elif pa.types.is_primitive(kind) and kind.bit_width % 8 == 0:
             self._fixed(array)
         else:
-            self.values.update(json.dumps([repr(v) for v in array.to_pylist()]).encode()[1:-1] + b",")
+            for value in array.to_pylist():
+                self.values.update(repr(value).encode() + b"\0")
 
     def _text(self, array: pa.Array) -> None:
         binary = array.cast(pa.large_binary())
@@ -95,10 +96,14 @@ def type_name(kind: pa.DataType) -> str:
 
 
 def _special(feature: Any) -> str:
-    """Return what a feature of `datasets` adds to a type: a ClassLabel's names, an image's kind."""
-    if not isinstance(feature, dict) or feature.get("_type") in (None, "Value", "List", "LargeList", "Sequence"):
+    """Return what a feature of `datasets` adds to a type, however deep: a ClassLabel's names, an image's kind."""
+    if isinstance(feature, list):
+        return "".join(map(_special, feature))
+    if not isinstance(feature, dict):
         return ""
-    return " " + json.dumps(feature, sort_keys=True)
+    if isinstance(feature.get("_type"), str) and feature["_type"] not in ("Value", "List", "LargeList", "Sequence"):
+        return " " + json.dumps(feature, sort_keys=True)
+    return "".join(f" {name}:{told}" for name, inner in sorted(feature.items()) if (told := _special(inner)))
 
 
 def _bytes(array: pa.Array, width: int) -> memoryview | bytes:

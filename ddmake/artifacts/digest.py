@@ -11,6 +11,7 @@ Digest = dict[str, Any]  # {"kind", "sha"}, and for a dataset "rows" and "column
 
 # Of a model folder, what says how it came about and not what it is.
 NO_MEANING = {"README.md", "training_args.bin", "metrics.json", "trainer_state.json", "log.txt", ".gitattributes"}
+WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 CONFIGS = {"config.json", "generation_config.json", "adapter_config.json", "tokenizer_config.json", "special_tokens_map.json"}
 VERSION_FIELDS = {"transformers_version", "_name_or_path", "peft_version", "auto_mapping", "is_local"}
 
@@ -21,9 +22,8 @@ def kind_of(path: Path) -> str:
         return "file"
     if (path / "state.json").exists() and (path / "dataset_info.json").exists():
         return "dataset"
-    if (path / "config.json").exists() or (path / "adapter_config.json").exists():
-        return "model"
-    return "files"
+    configured = (path / "config.json").exists() or (path / "adapter_config.json").exists()
+    return "model" if configured and any(next(path.glob(weights), None) for weights in WEIGHTS) else "files"
 
 
 def digest(path: Path, manifest: Manifest) -> Digest:
@@ -62,4 +62,4 @@ def _model(path: Path, manifest: Manifest) -> dict[str, Any]:
 
 def _config(path: Path) -> Any:
     found = json.loads(path.read_text(encoding="utf-8"))
-    return {key: found[key] for key in sorted(found) if key not in VERSION_FIELDS}
+    return found if not isinstance(found, dict) else {key: found[key] for key in sorted(found) if key not in VERSION_FIELDS}

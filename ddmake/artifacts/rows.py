@@ -1,5 +1,6 @@
 """Writing rows: streamed into the format of `datasets`' save_to_disk, or to .jsonl, .csv and .parquet."""
 
+import datetime
 import json
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -9,6 +10,7 @@ from uuid import uuid4
 
 import pyarrow as pa
 
+from ddmake.ddfile.target import suffix
 from ddmake.errors import RecipeFailed
 
 BATCH = 1000  # rows held in memory at once
@@ -21,15 +23,16 @@ def write(rows: Iterable[dict[str, Any]], to: Path) -> int:
     Columns and types are those of all rows together; a value missing from a row is null.
     Raises RecipeFailed for a row that isn't a dict, values that share no type, or no rows at all.
     """
+    form = suffix(to)
+    if form and form not in SUFFIXES:
+        raise RecipeFailed(f"rows can't be written to {form} files: take `output` and fill it, or use {', '.join(SUFFIXES)}")
     to.parent.mkdir(parents=True, exist_ok=True)
-    scratch = to.with_name(f"{to.name}.{uuid4().hex}.arrow")
+    scratch = to.with_name(f"{uuid4().hex}.arrow")
     try:
         schema, count = _stream(rows, scratch)
-        batches = _read(scratch, schema)
-        if to.suffix in SUFFIXES:
-            _FORMATS[to.suffix](batches, schema, to)
-        else:
-            _save_to_disk(batches, schema, to)
+        (_FORMATS[form] if form else _save_to_disk)(_read(scratch, schema), schema, to)
+    except (pa.ArrowException, UnicodeEncodeError) as error:
+        raise RecipeFailed(f"its rows can't be written: {error}") from None
     finally:
         scratch.unlink(missing_ok=True)
     return count
@@ -52,15 +55,21 @@ def _stream(rows: Iterable[dict[str, Any]], scratch: Path) -> tuple[pa.Schema, i
 
 def _batch(rows: list[dict[str, Any]], first: int) -> pa.RecordBatch:
     for number, row in enumerate(rows, first):
-        if not isinstance(row, dict):
-            raise RecipeFailed(f"row {number} is of type {type(row).__name__}; a row is a dict of columns")
+        if not isinstance(row, dict) or not row:
+            got = "empty" if row == {} else f"of type {type(row).__name__}"
+            raise RecipeFailed(f"row {number} is {got}; a row is a dict of columns")
+        odd = next((name for name in row if not isinstance(name, str)), None)
+        if odd is not None:
+            raise RecipeFailed(f"row {number} has a column named {odd!r}, a {type(odd).__name__}; a column's name is text")
     names = dict.fromkeys(name for row in rows for name in row)
     arrays = [_array(name, [row.get(name) for row in rows], first) for name in names]
-    return pa.RecordBatch.from_arrays(arrays, names=[str(name) for name in names])
+    return pa.RecordBatch.from_arrays(arrays, names=list(names))
 
 
 def _array(name: str, values: list[Any], first: int) -> pa.Array:
     plain = [str(v) if isinstance(v, str) else v for v in values]
+    if {datetime.date, datetime.datetime} <= {type(v) for v in values}:
+        raise RecipeFailed(f"column {name!r} from row {first} on mixes dates with dates and times; one would lose its time")
     try:
         return pa.array(plain, from_pandas=False)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
@@ -117,7 +126,21 @@ def _feature(kind: pa.DataType) -> Any:
 def _jsonl(batches: Iterable[pa.RecordBatch], schema: pa.Schema, to: Path) -> None:
     with to.open("w", encoding="utf-8") as file:
         for batch in batches:
-            file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in batch.to_pylist())
+            file.writelines(_json(row) + "\n" for row in batch.to_pylist())
+
+
+def _json(row: dict[str, Any]) -> str:
+    try:
+        return json.dumps(row, ensure_ascii=False, allow_nan=False, default=_written)
+    except (ValueError, TypeError) as error:
+        raise RecipeFailed(f"a row can't be written as JSON: {error}") from None
+
+
+def _written(value: Any) -> str:
+    """Return a date or time as JSON has it: text in ISO 8601."""
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} has no form in it")
 
 
 def _csv(batches: Iterable[pa.RecordBatch], schema: pa.Schema, to: Path) -> None:

@@ -17,6 +17,12 @@ def swap(new: Path, place: Path, trash: Path) -> None:
     remove(old)
 
 
+def put_aside(path: Path) -> None:
+    """Rename what lies at a path to `<name>.bak`, or `.bak2` and so on where that is taken."""
+    names = (path.with_name(f"{path.name}.bak{number if number > 1 else ''}") for number in range(1, 1000))
+    os.rename(path, next(name for name in names if not name.exists()))
+
+
 def remove(path: Path) -> None:
     """Remove a file or a folder, if it is there."""
     if path.is_dir() and not path.is_symlink():

@@ -1,6 +1,7 @@
 """`ddmake`: make by default, commands by name."""
 
 import re
+import sqlite3
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -8,6 +9,7 @@ from typing import Any, NoReturn
 import click
 
 from ddmake.errors import DdfileError, DdmakeError
+from ddmake.store.database import told
 
 KNOB = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)=(.*)", re.DOTALL)
 WITH_VALUE = ("-f", "--file", "-j", "--jobs", "--executor", "--to")  # options whose next word is their value
@@ -31,8 +33,16 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except DdmakeError as error:
-            click.echo(str(error), err=True)
-            sys.exit(error.exit_code)
+            _fail(str(error), error.exit_code)
+        except sqlite3.DatabaseError as error:
+            _fail(f".ddmake: {told(error)}", 1)
+        except OSError as error:
+            _fail(f"{error.filename or 'ddmake'}: {error.strerror or error}", 1)
+
+
+def _fail(words: str, code: int) -> NoReturn:
+    click.echo(words, err=True)
+    sys.exit(code)
 
 
 def _first_word(args: list[str]) -> int | None:

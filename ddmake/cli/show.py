@@ -102,11 +102,11 @@ def _made(done: Done) -> list[tuple[str, str]]:
     """Return a line for each output of a rule that was made: (path, what is to be said)."""
     record = done.record or {}
     lines = []
-    for number, out in enumerate(record.get("outputs", {}).values()):
+    for number, (name, out) in enumerate(record.get("outputs", {}).items()):
         facts = [f"{out['digest']['rows']:,} rows"] if "rows" in out["digest"] else []
         if number == 0:
             facts += _facts(done.word, record)
-        lines.append((out["path"], "; ".join(facts)))
+        lines.append((done.rule.outputs[name], "; ".join(facts)))
     return lines
 
 

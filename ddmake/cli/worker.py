@@ -6,10 +6,12 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ddmake.ddfile.load import load
+from ddmake.ddfile.modules import forget
 from ddmake.ddfile.workflow import Workflow
 from ddmake.errors import DdmakeError
 from ddmake.store import open_store
@@ -22,12 +24,12 @@ def work(file: Path, target: str, knobs: dict[str, str], key: str, result: Path)
     from ddmake.engine.job import perform
 
     _die_with_head()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, _stop)
     flow = load(file, **knobs)
     os.chdir(flow.root)
-    sys.path.insert(0, str(flow.root))  # what the Ddfile lies beside is importable in recipes' bodies too
 
     def reload() -> Workflow:
+        forget(flow.root)
         return load(file, **knobs)
 
     try:
@@ -36,8 +38,22 @@ def work(file: Path, target: str, knobs: dict[str, str], key: str, result: Path)
         print(error, flush=True)
         _write(result, {"word": "failed", "told": str(error), "exit_code": error.exit_code})
         return error.exit_code
+    except Stopped:
+        return 143
+    except Exception as error:  # a full disk, or a defect of ddmake's: the head has to hear of it all the same
+        traceback.print_exc()
+        _write(result, {"word": "failed", "told": f"{type(error).__name__}: {error}", "exit_code": 1})
+        return 1
     _write(result, {"word": outcome.word, "trace": outcome.trace.id})
     return 0
+
+
+class Stopped(BaseException):
+    """The head asks this process to end."""
+
+
+def _stop(*_: object) -> NoReturn:
+    raise Stopped
 
 
 class _Teller:
@@ -69,9 +85,13 @@ def _die_with_head() -> None:
     """End this process group when the head does: its end of our standard input is then closed."""
     if sys.stdin is None or sys.stdin.isatty():
         return
+    pipe = os.dup(0)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)  # a recipe that reads its input finds none, and doesn't wait for ever
+    os.close(empty)
 
     def watch() -> None:
-        while os.read(0, 4096):
+        while os.read(pipe, 4096):
             pass
         os.killpg(os.getpgrp(), signal.SIGKILL)
 

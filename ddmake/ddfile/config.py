@@ -5,11 +5,12 @@ from typing import Any
 
 from ddmake.ddfile.registry import here, workflow
 from ddmake.errors import DdfileError, NoSuchName, did_you_mean
+from ddmake.fingerprint.code import Namespace
 
 TRUE, FALSE = ("true", "yes", "1", "on"), ("false", "no", "0", "off")
 
 
-class Knobs:
+class Knobs(Namespace):
     """The values of the knobs, by attribute: `cfg.n`."""
 
     def __init__(self, values: Mapping[str, Any]):

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
+from ddmake.ddfile.modules import importable
 from ddmake.ddfile.registry import loading
 from ddmake.ddfile.workflow import Workflow
 from ddmake.errors import DdfileError, DdmakeError, did_you_mean
@@ -22,11 +23,10 @@ def load(path: str | Path = "Ddfile", **knobs: Any) -> Workflow:
         raise DdfileError(f"There is no {path} here.{near} Name another with -f FILE.")
     flow = Workflow(file, file.parent, dict(knobs))
     token = loading.set(flow)
-    sys.path.insert(0, str(flow.root))
+    importable(flow.root)
     try:
         _execute(flow)
     finally:
-        sys.path.remove(str(flow.root))
         loading.reset(token)
     flow.check()
     _check_aliases(flow)
@@ -42,9 +42,13 @@ def _execute(flow: Workflow) -> None:
         exec(compile(flow.file.read_text(encoding="utf-8"), str(flow.file), "exec"), module.__dict__)
     except DdmakeError:
         raise
+    except UnicodeDecodeError as error:
+        raise DdfileError(f"{flow.file.name} isn't UTF-8: {error}.") from None
     except SyntaxError as error:
         name = Path(error.filename or flow.file).name
         raise DdfileError(f"{name}:{error.lineno}: {error.msg}: {(error.text or '').strip()}") from None
+    except SystemExit:
+        raise DdfileError(f"{flow.file.name} called exit(); a Ddfile only declares rules.") from None
     except Exception as error:
         raise DdfileError(f"{_place(flow, error.__traceback__)}: {type(error).__name__}: {_tell(error, module)}") from error
 

@@ -1,7 +1,9 @@
 """Targets, sources and views: what a rule's inputs are made of before anything is opened."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from ddmake.ddfile.registry import here
@@ -9,6 +11,15 @@ from ddmake.errors import DdfileError, NoSuchName, did_you_mean
 
 if TYPE_CHECKING:
     from ddmake.ddfile.rule import Rule
+
+
+SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]*$")
+
+
+def suffix(path: str | PurePath) -> str:
+    """Return the suffix that makes a path a file, in lower case, or nothing: `data/v1.2` is a folder."""
+    found = SUFFIX.search(PurePath(path).name)
+    return found[0].lower() if found and found.start() else ""
 
 
 class Viewable:

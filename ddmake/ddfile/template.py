@@ -101,7 +101,12 @@ class Template:
         found: dict[str, str] = {self.name or "": self.text}
         waiting = [self.text]
         while waiting:
-            for name in meta.find_referenced_templates(self._parse(waiting.pop())):
+            tree = self._parse(waiting.pop())
+            optional = {i.template.value for i in tree.find_all(nodes.Include)
+                        if i.ignore_missing and isinstance(i.template, nodes.Const)}
+            for name in meta.find_referenced_templates(tree):
+                if name in optional and name not in _environment(self.folder).list_templates():
+                    continue
                 if name is None:
                     raise DdfileError(f"{self.place}: {self.label} includes a template whose name is computed; write it out.")
                 if name not in found:

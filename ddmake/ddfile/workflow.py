@@ -1,9 +1,9 @@
 """A loaded Ddfile: its rules, targets, aliases and knobs, checked against each other."""
 
 import posixpath
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ddmake import toys
@@ -104,9 +104,23 @@ class Workflow:
                     outer = self.targets[parent].rule.place
                     raise DdfileError(f"{target.rule.place}: {path} lies inside {parent}, which the rule at {outer} makes.")
                 parent = posixpath.dirname(parent)
+        holding = {str(folder): path for path in self.targets for folder in PurePosixPath(path).parents}
+        for rule in self.rules:
+            for source in self.sources(rule):
+                if source.path not in self.targets:
+                    self._check_source(rule, source.path, holding)
         for unknown in sorted(set(self.given) - set(self.knobs)):
             knobs = f"It has: {', '.join(self.knobs)}." if self.knobs else "It has none."
             raise DdfileError(f"{self.file.name} has no knob {unknown!r}. {knobs}{did_you_mean(unknown, self.knobs)}")
+
+    def _check_source(self, rule: Rule, path: str, holding: Mapping[str, str]) -> None:
+        """Raise DdfileError for a source that lies inside a target, or that holds one; `holding` are the targets' folders."""
+        outer = next((str(folder) for folder in PurePosixPath(path).parents if str(folder) in self.targets), None)
+        if outer is not None:
+            raise DdfileError(f"{rule.place}: {path} lies inside {outer}, which a rule makes. Give {outer} as the input.")
+        if path in holding:
+            made = holding[path]
+            raise DdfileError(f"{rule.place}: the source {path} holds {made}, which a rule makes. Give that as the input.")
 
 
 def alias(name: str, *targets: Target | str) -> None:

@@ -4,23 +4,21 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import PurePosixPath
-from types import FunctionType, MethodType
 from typing import Any
 
 from ddmake import toys
 from ddmake.artifacts.digest import Digest
 from ddmake.artifacts.views import columns_read
 from ddmake.backends.models import weights_sha
+from ddmake.ddfile.config import Knobs
 from ddmake.ddfile.inputs import FREE, marked, parts_of
 from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.specs import LLM
-from ddmake.ddfile.target import ModelName, Source, Target, View
+from ddmake.ddfile.target import ModelName, Source, Target, View, suffix
 from ddmake.ddfile.template import Template
 from ddmake.ddfile.workflow import Workflow
 from ddmake.errors import DdfileError
 from ddmake.fingerprint import code, hashes
-from ddmake.fingerprint.values import canonical
 
 SCHEMA = 1  # raised when the same recipe would get another key
 
@@ -54,9 +52,9 @@ def ingredients(flow: Workflow, rule: Rule, identify: Identify) -> Ingredients:
         "schema": SCHEMA,
         "kind": rule.recipe.kind,
         "code": reader.recipe(),
-        "outputs": {name: PurePosixPath(path).suffix for name, path in rule.outputs.items()},
+        "outputs": {name: suffix(path) for name, path in rule.outputs.items()},
         "inputs": {name: reader.value(value, f"input {name}") for name, value in inputs.items()},
-        "arguments": {name: reader.value(value, f"{rule.label}: argument {name}") for name, value in arguments.items()},
+        "arguments": {name: reader.value(value, name) for name, value in arguments.items()},
         "packages": {name: _version(rule, name) for name in sorted(rule.options.packages)},
         "env": {name: os.environ.get(name) for name in sorted(rule.options.env)},
     }
@@ -76,12 +74,13 @@ class _Reader:
         recipe, own = self.rule.recipe, self.rule.options.version
         if recipe.packaged:
             return {f"{recipe.function.__module__}.{recipe.name}": own}
-        found = code.of_function(recipe.function, self.special)
+        found = code.of_value(recipe.function, "recipe", self.special)[1]
         return found if own is None else {**found, "version": own}
 
     def value(self, value: Any, name: str) -> Any:
-        """Return a value's canonical form."""
-        return canonical(value, name, self.special)
+        """Return a value's canonical form, with the code that it holds beside it."""
+        told, reached = code.of_value(value, name, self.special)
+        return {"value": told, "code": reached} if reached else told
 
     def special(self, value: Any) -> Any:
         """Return the canonical form of what Ddfiles are made of; NotImplemented for plain values."""
@@ -98,8 +97,8 @@ class _Reader:
             return self._llm(value)
         if isinstance(value, Template):
             return {"template": value.texts}
-        if isinstance(value, (FunctionType, MethodType)) or hasattr(value, "cache_info"):
-            return {"code": code.of_function(value, self.special)}
+        if isinstance(value, Knobs):
+            return {"knobs": {name: self.value(knob, f"knob {name}") for name, knob in vars(value).items()}}
         if isinstance(value, Target):
             raise DdfileError(
                 f"{self.rule.place}: the recipe of {self.rule.label} reads the target {value!r} from outside: "

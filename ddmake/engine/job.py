@@ -25,9 +25,10 @@ from ddmake.engine.ingredients import ingredients, key_of
 from ddmake.engine.opening import Opener
 from ddmake.engine.plan import Planner, Verdict, digest_of
 from ddmake.engine.record import record_of
-from ddmake.errors import PlanAgain
+from ddmake.errors import DdfileError, PlanAgain
 from ddmake.fingerprint import hashes
 from ddmake.store import Store
+from ddmake.store.objects import Damaged
 from ddmake.store.traces import Trace
 
 Tell = Callable[[int, int, str], None]
@@ -48,23 +49,26 @@ def perform(flow: Workflow, store: Store, rule: Rule, key: str, tell: Tell, relo
     `reload` loads the Ddfile again, as it is on disk when the job is done.
     Raises PlanAgain where the key no longer holds, RecipeFailed where the recipe fails.
     """
-    with locked(store, rule, tell):
+    with locked(store, [*rule.outputs.values(), f"key {key}"], tell):
         planner, verdict = _decide(flow, store, rule)
         if verdict.key != key:
             raise PlanAgain(f"{rule.label}: the Ddfile, a template or a source changed during the run. Run ddmake again.")
         if verdict.word == "fresh" and verdict.trace:
             return Outcome("fresh", verdict.trace)
         if verdict.word == "restore" and verdict.trace:
-            return Outcome("restored", _restore(store, rule, verdict.trace))
+            try:
+                return Outcome("restored", _restore(store, rule, verdict.trace))
+            except Damaged as error:
+                print(f"{error}; {rule.label} is made again", flush=True)
         return Outcome("made", _make(flow, store, rule, planner, verdict, tell, reload))
 
 
 @contextmanager
-def locked(store: Store, rule: Rule, tell: Tell) -> Iterator[None]:
-    """Hold the locks of a rule's outputs; they go with their holder's process."""
+def locked(store: Store, names: Iterable[str], tell: Tell) -> Iterator[None]:
+    """Hold the locks of a job's outputs and of its key, which two rules may share; they go with their holder's process."""
     with ExitStack() as held:
-        for path in sorted(rule.outputs.values()):
-            file = store.folder / "locks" / f"{hashes.of_value(path)[:32]}.lock"
+        for name in sorted(names):
+            file = store.folder / "locks" / f"{hashes.of_value(name)[:32]}.lock"
             file.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(file)
             try:
@@ -118,12 +122,14 @@ def _make(flow: Workflow, store: Store, rule: Rule, planner: Planner, verdict: V
     scratch = {name: folder / "output" / str(i) / Path(path).name for i, (name, path) in enumerate(rule.outputs.items())}
     for path in scratch.values():
         path.parent.mkdir(parents=True)
-    before, started = _watched(flow, rule), time.time()
+    before, started, process = _watched(flow, rule), time.time(), os.getpid()
     usage = _run(flow, store, rule, scratch, folder / "checkpoints", tell)
+    if os.getpid() != process:
+        os._exit(0)  # a recipe forked, and this is its child: what it made is its parent's to commit
     outputs = {name: _keep(store, path) for name, path in scratch.items()}
     if _watched(flow, rule) != before:
-        _check_again(reload(), store, rule, str(verdict.key))
-    record = {**record_of(flow, rule, planner, verdict, started, usage, outputs), "metrics": _metrics(scratch.values())}
+        _check_again(reload, store, rule, str(verdict.key))
+    record = {**record_of(flow, rule, planner, verdict, started, usage, outputs), "metrics": _metrics(rule, scratch)}
     trace = store.traces.add(str(verdict.key), _fingerprint(flow, store, rule, planner), record)
     for name, path in scratch.items():
         _place(store, rule, name, path, outputs[name]["manifest"])
@@ -151,17 +157,17 @@ def _keep(store: Store, scratch: Path) -> dict[str, Any]:
     return {"digest": digest_of(store, scratch), "manifest": manifest}
 
 
-def _metrics(outputs: Iterable[Path]) -> dict[str, Any]:
-    """Return the numbers that a training has left in its model folder, curves aside."""
-    found: dict[str, Any] = {}
-    for file in (path / "metrics.json" for path in outputs):
-        if file.is_file():
-            found.update({k: v for k, v in json.loads(file.read_text()).items() if isinstance(v, (int, float))})
-    return found
+def _metrics(rule: Rule, outputs: dict[str, Path]) -> dict[str, Any]:
+    """Return the numbers that a training has left in its model folder's metrics.json, curves aside."""
+    file = outputs[""] / "metrics.json" if rule.recipe.kind == "train" and rule.single else None
+    told = json.loads(file.read_text()) if file is not None and file.is_file() else {}
+    return {name: value for name, value in told.items() if isinstance(value, (int, float))} if isinstance(told, dict) else {}
 
 
 def _place(store: Store, rule: Rule, name: str, scratch: Path, manifest: dict[str, str]) -> None:
     place = store.root / rule.outputs[name]
+    if place.exists() and store.traces.placed_at(rule.outputs[name]) is None:
+        stage.put_aside(place)
     stage.swap(scratch, place, store.folder / "trash")
     for part, sha in manifest.items():
         store.files.note(place / part if part else place, sha)
@@ -176,10 +182,15 @@ def _watched(flow: Workflow, rule: Rule) -> dict[str, str]:
     return {str(path): hashes.of_file(path) for path in sorted(files) if path.is_file()}
 
 
-def _check_again(flow: Workflow, store: Store, rule: Rule, key: str) -> None:
+def _check_again(reload: Reload, store: Store, rule: Rule, key: str) -> None:
     """Raise PlanAgain where the key no longer holds for the Ddfile as it is now."""
-    target = flow.targets.get(rule.label)
-    if target is None or _decide(flow, store, target.rule)[1].key != key:
+    try:
+        flow = reload()
+        target = flow.targets.get(rule.label)
+        holds = target is not None and _decide(flow, store, target.rule)[1].key == key
+    except (DdfileError, PlanAgain):
+        holds = False
+    if not holds:
         raise PlanAgain(f"{rule.label}: the Ddfile, a template or a source changed while it was made; nothing was committed. "
                         "Run ddmake again: finished calls are kept.")
 

@@ -108,7 +108,9 @@ class Planner:
         if trace is here and not gone:
             return Verdict(rule, "fresh", "", key, made_of, trace)
         if all(self.store.objects.has(out["manifest"]) for out in trace.record["outputs"].values()):
-            return Verdict(rule, "restore", "deleted" if gone else "made before", key, made_of, trace)
+            strange = self._strange(rule)
+            why = f"made before; {strange}" if strange else "deleted" if here and gone else "made before"
+            return Verdict(rule, "restore", why, key, made_of, trace)
         return Verdict(rule, "make", "deleted, and gone from the store", key, made_of)
 
     def identify(self, source: Source, columns: list[str] | None) -> Any:
@@ -163,8 +165,14 @@ class Planner:
         placed = self.store.traces.at(rule.label)
         if placed is not None:
             return reason(placed[0].record["ingredients"], now)
-        there = (self.flow.root / rule.label).exists()
-        return "not made by ddmake; what lies there will be replaced" if there else "never made"
+        return f"never made; {strange}" if (strange := self._strange(rule)) else "never made"
+
+    def _strange(self, rule: Rule) -> str:
+        """Return what becomes of something that lies at an output and that ddmake didn't put there."""
+        for path in rule.outputs.values():
+            if (self.flow.root / path).exists() and self.store.traces.placed_at(path) is None:
+                return f"what lies at {path} isn't ddmake's and will be put aside as {path}.bak"
+        return ""
 
     def _source_digest(self, path: str) -> Digest:
         if path not in self._sources:

@@ -11,6 +11,7 @@ LONG = 24  # characters of a value told in one line
 def reason(before: Ingredients, now: Ingredients) -> str:
     """Return in a line what changed, the most telling first."""
     found = list(dict.fromkeys(_differences(before, now)))
+    found = [line for line in found if not line.endswith(("is new", "no longer read"))] or found  # what follows from another
     more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
     return ", ".join(found[:SHOWN]) + more if found else "changed"
 
@@ -29,11 +30,18 @@ def _differences(before: Ingredients, now: Ingredients) -> list[str]:
 
 
 def _code(name: str, old: Any, new: Any) -> list[str]:
+    """Tell what changed in one piece of code: its text, or a value that it reads."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        was, now = old["reads"], new["reads"]
+        text = [f"code of {name} changed"] if old["text"] != new["text"] else []
+        return text + [f"{read} {_change(was.get(read), now.get(read))}" for read in dict.fromkeys([*now, *was])
+                       if was.get(read) != now.get(read)]
     if name.startswith("ddmake.rules."):
         short = name.rpartition(".")[2]
         return [f"recipe {short} is new" if old is None else f"recipe {short} {_change(old, new)}"] if new is not None else []
-    what = "recipe" if name == "recipe" else name
-    return [f"code of {what} changed" if _is_hash(old) or _is_hash(new) else f"{what} {_change(old, new)}"]
+    if name == "version":
+        return [f"version {_change(old, new)}"]
+    return [f"code of {name} is {'new' if old is None else 'no longer read'}"]
 
 
 def _inputs(name: str, old: Any, new: Any) -> list[str]:
@@ -69,9 +77,10 @@ def _arguments(name: str, old: Any, new: Any) -> list[str]:
             was, now = old["llm"], new["llm"]
             return [f"{name}: {part} {_change(was.get(part), now.get(part))}"
                     for part in dict.fromkeys([*now, *was]) if was.get(part) != now.get(part)]
-        if "code" in old and "code" in new:
-            return [line for part in dict.fromkeys([*new["code"], *old["code"]]) if old["code"].get(part) != new["code"].get(part)
-                    for line in _code(name if part == "recipe" else part, old["code"].get(part), new["code"].get(part))]
+        if old.keys() == new.keys() == {"value", "code"}:
+            was, now = old["code"], new["code"]
+            changed = [part for part in dict.fromkeys([*now, *was]) if was.get(part) != now.get(part)]
+            return [line for part in changed for line in _code(part, was.get(part), now.get(part))] or [f"{name} changed"]
     return [f"{name} {_change(old, new)}"]
 
 
@@ -87,13 +96,9 @@ def _named(noun: str) -> Any:
 def _change(old: Any, new: Any) -> str:
     """Return "1 -> 2" where both are short, else "changed"."""
     def short(value: Any) -> bool:
-        return not isinstance(value, (dict, list)) and len(str(value)) <= LONG and not _is_hash(value)
+        return not isinstance(value, (dict, list)) and len(str(value)) <= LONG
 
     def word(value: Any) -> str:
         return "unset" if value is None else str(value)
 
     return f"{word(old)} -> {word(new)}" if short(old) and short(new) else "changed"
-
-
-def _is_hash(value: Any) -> bool:
-    return isinstance(value, str) and len(value) in (16, 64) and all(c in "0123456789abcdef" for c in value)

@@ -8,6 +8,7 @@ from typing import Any
 from ddmake.artifacts import rows
 from ddmake.ddfile.inputs import GIVEN
 from ddmake.ddfile.rule import Rule
+from ddmake.ddfile.target import suffix
 from ddmake.errors import DdmakeError, MissingExtra, ProviderError, RecipeFailed, did_you_mean
 from ddmake.fingerprint.source import is_users
 
@@ -21,7 +22,7 @@ def run(rule: Rule, opened: dict[str, Any], given: dict[str, Any], outputs: dict
     single = outputs.get("")
     given = {**given, "output": outputs if single is None else single}
     if "output" in takes:
-        for path in (path for path in outputs.values() if not path.suffix):
+        for path in (path for path in outputs.values() if not suffix(path)):
             path.mkdir()
     try:
         result = rule.recipe.function(**opened, **{name: given[name] for name in takes})
@@ -30,6 +31,8 @@ def run(rule: Rule, opened: dict[str, Any], given: dict[str, Any], outputs: dict
         raise
     except DdmakeError as error:
         raise RecipeFailed(_told(rule, str(error), error)) from error
+    except SystemExit as error:
+        raise RecipeFailed(_told(rule, f"it called exit({error.code!r})", error)) from None
     except Exception as error:
         raise RecipeFailed(_told(rule, _explained(error, opened), error)) from error
 
@@ -57,7 +60,7 @@ def _write_parts(result: Any, outputs: dict[str, Path]) -> None:
 
 def _write(result: Any, to: Path) -> None:
     """Write rows or a Dataset at a path."""
-    if type(result).__module__.startswith("datasets.") and to.suffix not in rows.SUFFIXES and hasattr(result, "save_to_disk"):
+    if type(result).__module__.startswith("datasets.") and not suffix(to) and hasattr(result, "save_to_disk"):
         result.save_to_disk(str(to))
     elif isinstance(result, Iterable) and not isinstance(result, (str, bytes, dict)):
         rows.write(result, to)

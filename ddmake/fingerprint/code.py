@@ -4,150 +4,135 @@ What lies in an installed package counts as that package, whose version is recor
 Nothing is skipped in silence: a value that can't be hashed soundly raises DdfileError and is named.
 """
 
-import ast
-import builtins
-import dis
-import importlib
-import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Iterator
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from ddmake.errors import DdfileError
-from ddmake.fingerprint import hashes, source, values
+from ddmake.fingerprint import hashes, reads, source, values
 
 Special = Callable[[Any], Any]  # canonical form of what a higher floor knows; NotImplemented for the rest
+Code = dict[str, dict[str, Any]]  # by label: {"text": hash, "reads": {name: value, or {"code": label}}}
 
 
-def of_function(function: Callable[..., Any], special: Special) -> dict[str, Any]:
-    """Return a function's code as a readable dict: a hash for each function and class it reaches, each value it reads.
+class Namespace:
+    """A base for objects of which a reader depends on the attributes that it reads, and on no others."""
+
+
+def of_value(value: Any, name: str, special: Special) -> tuple[Any, Code]:
+    """Return a value's canonical form, and the code that it holds with all that this reaches, by label.
 
     Raises DdfileError for a value that can't be hashed.
     """
     walk = Walk(special)
-    walk.take("recipe", function)
+    told = walk.value(name, value)
     while walk.waiting:
-        label, thing = walk.waiting.pop()
-        walk.found[label] = walk.describe(label, thing)
-    return dict(sorted(walk.found.items()))
+        label, one = walk.waiting.pop()
+        walk.found[label] = walk.describe(label, one)
+    return told, dict(sorted(walk.found.items()))
 
 
 class Walk:
-    """One walk over all that a function reaches; each thing is visited once."""
+    """One walk over all that a function reaches; each piece of code is described once, each read of it noted."""
 
     def __init__(self, special: Special):
         self.special = special
-        self.found: dict[str, Any] = {}
+        self.found: Code = {}
         self.waiting: list[tuple[str, Any]] = []
-        self.labels: dict[int, str] = {}
-        self.keep: list[Any] = []  # so that no id is given twice
+        self._labels: dict[int, str] = {}
+        self._taken: set[str] = set()
+        self._keep: list[Any] = []  # so that no id is given twice
 
-    def take(self, label: str, thing: Any) -> str:
-        """Queue a thing to be described, and return the label it goes by."""
-        if id(thing) not in self.labels:
-            taken = set(self.labels.values())
-            unique = label if label not in taken else next(
-                f"{label}#{i}" for i in range(2, len(taken) + 3) if f"{label}#{i}" not in taken)
-            self.labels[id(thing)] = unique
-            self.keep.append(thing)
-            self.waiting.append((unique, thing))
-        return self.labels[id(thing)]
+    def refer(self, name: str, thing: Any) -> dict[str, str]:
+        """Return a reference to a piece of code, which is queued to be described when it is new."""
+        if id(thing) not in self._labels:
+            label, number = name, 2
+            while label in self._taken:
+                label, number = f"{name}#{number}", number + 1
+            self._labels[id(thing)] = label
+            self._taken.add(label)
+            self._keep.append(thing)
+            self.waiting.append((label, thing))
+        return {"code": self._labels[id(thing)]}
 
-    def describe(self, label: str, thing: Any) -> Any:
-        """Return what a thing counts as."""
-        thing = inspect.unwrap(thing) if hasattr(thing, "cache_info") else thing
-        if isinstance(thing, MethodType):
-            self.take(f"{label}'s self", thing.__self__)
-            thing = thing.__func__
-        if isinstance(thing, FunctionType):
-            return self._function(label, thing)
-        if isinstance(thing, type) and self._file(thing):
-            return self._class(label, thing)
-        if isinstance(thing, ModuleType):
-            return self._module(thing)
-        return values.canonical(thing, label, self._leaf)
+    def value(self, name: str, value: Any) -> Any:
+        """Return what a value counts as: its canonical form, with references for the code in it."""
+        return values.canonical(value, name, lambda inner: self._leaf(name, inner))
 
-    def _leaf(self, value: Any) -> Any:
-        """Describe code that lies inside a value: a function in a list, an object's class."""
+    def _leaf(self, name: str, value: Any) -> Any:
         known = self.special(value)
         if known is not NotImplemented:
             return known
-        if isinstance(value, (FunctionType, MethodType)) or hasattr(value, "cache_info"):
-            return {"code": self.take(getattr(value, "__qualname__", "function"), value)}
-        if isinstance(value, type) and self._file(value):
-            return {"code": self.take(value.__qualname__, value)}
+        if isinstance(value, FunctionType):
+            users = source.is_users(value.__code__.co_filename)
+            return self.refer(name, value) if users else self._foreign(name, value)
+        if hasattr(value, "cache_info") and hasattr(value, "__wrapped__"):
+            return {"cached": self.value(name, value.__wrapped__)}
+        if isinstance(value, MethodType):
+            return {"method": self.value(name, value.__func__), "self": self.value(f"{name}'s self", value.__self__)}
+        if isinstance(value, type) and _file(value):
+            return self.refer(value.__qualname__, value)
+        if isinstance(value, ModuleType):
+            return self.refer(name, value) if source.is_users(getattr(value, "__file__", None)) else {"package": value.__name__}
         return NotImplemented
 
-    def _function(self, label: str, function: FunctionType) -> Any:
-        if not source.is_users(function.__code__.co_filename):
-            return _third_party(function.__module__ or "", function.__qualname__)
+    def describe(self, label: str, thing: Any) -> dict[str, Any]:
+        """Return a piece of code as its text's hash and what it reads."""
+        if isinstance(thing, FunctionType):
+            return self._function(label, thing)
+        return self._class(label, thing) if isinstance(thing, type) else self._module(thing)
+
+    def _function(self, label: str, function: FunctionType) -> dict[str, Any]:
         node = source.function_node(function.__code__)
         if node is None:
             raise DdfileError(f"{label} can't be hashed: its text isn't in {function.__code__.co_filename}. Define it in a file.")
-        for name, value in _defaults(function):
-            self.take(f"{label}({name}=)", value)
-        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
-            if name != "__class__":
-                self.take(name, _cell(cell, label, name))
-        self._globals(label, node, _read_globals(function.__code__), function.__globals__)
-        return hashes.of_value(source.normalised(node))[:16]
+        found = {f"{name}=": self.value(f"{label}'s {name}", value) for name, value in _defaults(function)}
+        for name, value in _cells(function, label):
+            found[name] = self.value(name, value)
+        for name, value in reads.of_function(function, node):
+            found[name] = self.value(name, value)
+        for name, value in vars(function).items():
+            found[f".{name}"] = self.value(f"{label}.{name}", value)
+        return {"text": hashes.of_value(source.normalised(node))[:16], "reads": dict(sorted(found.items()))}
 
-    def _globals(self, label: str, node: ast.AST, names: set[str], scope: dict[str, Any]) -> None:
-        """Queue what code reads from its module: of modules and namespaces only the attributes that it names."""
-        chains = dict(_chains(node))
-        for name in sorted(names):
-            if name in scope and name != "__name__":
-                self._reached(name, scope[name], chains.get(name))
-        for module, attribute, place in _imports(node, scope.get("__package__")):
-            if attribute is None:
-                self._reached(place, module, chains.get(place))
-            else:
-                self._reached(attribute, getattr(module, attribute, module), None)
+    def _foreign(self, name: str, function: FunctionType) -> dict[str, Any]:
+        """Describe a package's function; what it wraps of the user's counts."""
+        wrapped = [self.value(name, inner) for inner in _wrapped(function)]
+        told = {"package": (function.__module__ or "").partition(".")[0], "name": function.__qualname__}
+        return {**told, "around": wrapped} if wrapped else told
 
-    def _reached(self, name: str, value: Any, attributes: set[str] | None) -> None:
-        if isinstance(value, ModuleType) and not source.is_users(getattr(value, "__file__", None)):
-            return
-        spaced = isinstance(value, ModuleType) or type(value).__name__ == "Knobs"
-        if not spaced or not attributes or None in attributes:
-            self.take(name, value)
-            return
-        for attribute in sorted(attributes):
-            self.take(f"{name}.{attribute}", getattr(value, attribute, None))
+    def _class(self, label: str, cls: type) -> dict[str, Any]:
+        node = source.class_node(cls, _file(cls) or "")
+        found = {f"({base.__name__})": self.value(base.__qualname__, base) for base in cls.__bases__ if _file(base)}
+        for name, member in vars(cls).items():
+            if not _machinery(name, member):
+                for part, inner in _members(member):
+                    found[name + part] = self.value(f"{label}.{name}", inner)
+        text = None if node is None else hashes.of_value(source.normalised(node))[:16]
+        return {"text": text, "reads": dict(sorted(found.items()))}
 
-    def _class(self, label: str, cls: type) -> Any:
-        node = source.class_node(cls, self._file(cls))
-        if node is None:
-            raise DdfileError(f"{label} can't be hashed: the text of class {cls.__qualname__} isn't in its file.")
-        for base in cls.__bases__:
-            if self._file(base):
-                self.take(base.__qualname__, base)
-        for member in vars(cls).values():
-            function = getattr(member, "__func__", None) or getattr(member, "fget", None) or member
-            if isinstance(function, FunctionType) and source.is_users(function.__code__.co_filename):
-                inner = source.function_node(function.__code__)
-                if inner is not None:
-                    self._globals(label, inner, _read_globals(function.__code__), function.__globals__)
-        module = sys.modules.get(cls.__module__)
-        read = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
-        self._globals(label, node, read - {cls.__name__}, vars(module) if module else {})
-        return hashes.of_value(source.normalised(node))[:16]
+    def _module(self, module: ModuleType) -> dict[str, Any]:
+        """Describe a user's module that is handed around whole: its text, and all that its names reach.
 
-    def _module(self, module: ModuleType) -> Any:
-        """Describe a user's module that is handed around whole: all of its text."""
-        if not source.is_users(getattr(module, "__file__", None)):
-            return _third_party(module.__name__, "")
-        return hashes.of_value(source.normalised(source.module_tree(module.__file__)))[:16]
-
-    def _file(self, cls: type) -> str | None:
-        """Return the file of a user's class, None for any other."""
-        file = getattr(sys.modules.get(cls.__module__), "__file__", None)
-        return file if source.is_users(file) else None
+        A value in it that can't be hashed counts by the text that makes it.
+        """
+        found = {}
+        for name, value in vars(module).items():
+            if not name.startswith("__"):
+                try:
+                    found[name] = self.value(name, value)
+                except DdfileError:
+                    continue
+        text = source.normalised(source.module_tree(str(module.__file__)))
+        return {"text": hashes.of_value(text)[:16], "reads": dict(sorted(found.items()))}
 
 
-def _third_party(module: str, name: str) -> dict[str, str]:
-    return {"package": module.partition(".")[0], "name": f"{module}.{name}".strip(".")}
+def _file(cls: type) -> str | None:
+    """Return the file of a user's class, None for any other."""
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    return file if source.is_users(file) else None
 
 
 def _defaults(function: FunctionType) -> Iterator[tuple[str, Any]]:
@@ -156,56 +141,62 @@ def _defaults(function: FunctionType) -> Iterator[tuple[str, Any]]:
             yield name, parameter.default
 
 
-def _cell(cell: Any, label: str, name: str) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:
-        raise DdfileError(f"{label} can't be hashed: {name!r}, which it closes over, isn't set yet.") from None
+def _cells(function: FunctionType, label: str) -> Iterator[tuple[str, Any]]:
+    """Yield what a function closes over."""
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
+        try:
+            value = cell.cell_contents
+        except ValueError:
+            raise DdfileError(f"{label} can't be hashed: {name!r}, which it closes over, isn't set yet.") from None
+        if name != "__class__":
+            yield name, value
 
 
-def _read_globals(code: CodeType) -> set[str]:
-    """Return the global names that code reads, nested functions included, builtins aside."""
-    found: set[str] = set()
-    waiting = [code]
+def _wrapped(function: FunctionType) -> list[Any]:
+    """Return the user's functions and classes that a package's function was made around."""
+    found, seen, waiting = [], {id(function)}, [function]
     while waiting:
-        one = waiting.pop()
-        found.update(i.argval for i in dis.get_instructions(one) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
-        waiting.extend(c for c in one.co_consts if isinstance(c, CodeType))
+        for value in _held(waiting.pop(0)):
+            if id(value) in seen:
+                continue
+            seen.add(id(value))
+            code = getattr(value, "__code__", None)
+            if isinstance(code, CodeType) and source.is_users(code.co_filename) or isinstance(value, type) and _file(value):
+                found.append(value)
+            elif isinstance(value, (FunctionType, MethodType)):
+                waiting.append(value)
     return found
 
 
-def _chains(node: ast.AST) -> Iterator[tuple[str, set[str | None]]]:
-    """Yield for each name the attributes that are read of it, None among them where it stands alone."""
-    found: dict[str, set[str | None]] = {}
-    inner = set()
-    for n in ast.walk(node):
-        if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name):
-            found.setdefault(n.value.id, set()).add(n.attr)
-            inner.add(id(n.value))
-    for n in ast.walk(node):
-        if isinstance(n, ast.Name) and id(n) not in inner:
-            found.setdefault(n.id, set()).add(None)
-    yield from found.items()
+def _held(function: Any) -> Iterator[Any]:
+    """Yield what a package's function holds: its cells, defaults and attributes, and what containers among them hold."""
+    function = getattr(function, "__func__", function)
+    held = [cell.cell_contents for cell in function.__closure__ or () if cell != type(cell)()]
+    held += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *vars(function).values()]
+    for value in held:
+        yield value
+        yield from value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
 
 
-def _imports(node: ast.AST, package: str | None) -> Iterator[tuple[ModuleType, str | None, str]]:
-    """Yield what code imports in its body from the user's own files: (module, attribute, name it goes by)."""
-    for n in ast.walk(node):
-        if isinstance(n, ast.Import):
-            for name in n.names:
-                if module := _own(name.name):
-                    yield module, None, name.asname or name.name.partition(".")[0]
-        elif isinstance(n, ast.ImportFrom) and n.module and not n.level:
-            if module := _own(n.module):
-                yield from ((module, name.name, name.asname or name.name) for name in n.names)
+def _machinery(name: str, member: Any) -> bool:
+    """Tell whether a class's attribute is Python's own business."""
+    dunder = name.startswith("__") and name.endswith("__") and not isinstance(member, (FunctionType, classmethod, staticmethod))
+    private = name == "_abc_impl" or name.startswith("_") and name.endswith("_") and not isinstance(member, FunctionType)
+    plain = type(member).__name__ in ("member_descriptor", "getset_descriptor", "wrapper_descriptor", "method_descriptor",
+                                      "_tuplegetter")
+    function = getattr(member, "__func__", member)
+    generated = isinstance(function, FunctionType) and not source.is_users(function.__code__.co_filename)
+    return dunder or private or plain or generated or isinstance(member, BuiltinFunctionType)
 
 
-def _own(name: str) -> ModuleType | None:
-    """Import a module if it is the user's own."""
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):
-        return None
-    if spec is None or not source.is_users(spec.origin) or hasattr(builtins, name):
-        return None
-    return importlib.import_module(name)
+def _members(member: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the functions of a property or a wrapped method, or a plain attribute itself."""
+    if isinstance(member, property):
+        parts = {"": member.fget, ".setter": member.fset, ".deleter": member.fdel}
+        yield from ((part, function) for part, function in parts.items() if function is not None)
+    elif isinstance(member, (classmethod, staticmethod)):
+        yield "", member.__func__
+    elif type(member).__module__ == "functools" and hasattr(member, "func"):  # cached_property, partialmethod
+        yield "", member.func
+    else:
+        yield "", member

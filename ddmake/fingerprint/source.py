@@ -10,19 +10,26 @@ import sysconfig
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any
 
 PACKAGE = Path(__file__).parent.parent
 STDLIB = Path(sysconfig.get_path("stdlib"))
 SCOPE_READERS = {"locals", "eval", "exec", "vars", "dir"}  # functions that see the names of local variables
 
+DEFS = (ast.FunctionDef, ast.AsyncFunctionDef)
+FUNCTIONS = (*DEFS, ast.Lambda)
+COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+SCOPES = (*FUNCTIONS, *COMPREHENSIONS, ast.ClassDef)
+NO_MEANING = ("ctx", "kind", "type_comment", "type_ignores")
+
 Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+Names = dict[str, str]
 
 
 def is_users(file: str | None) -> bool:
     """Tell whether a file is the user's own: neither Python's, nor ddmake's, nor an installed package's."""
-    if not file or file.startswith("<"):
+    if not file or not Path(file).is_absolute():
         return False
     path = Path(file)
     return not (path.is_relative_to(STDLIB) or path.is_relative_to(PACKAGE)
@@ -30,13 +37,13 @@ def is_users(file: str | None) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _parse(file: str, stamp: int) -> ast.Module:
-    return ast.parse(Path(file).read_text(encoding="utf-8"))
+def _parse(text: str) -> ast.Module:
+    return ast.parse(text)
 
 
 def module_tree(file: str) -> ast.Module:
     """Return a file's syntax tree."""
-    return _parse(file, Path(file).stat().st_mtime_ns)  # the stamp only tells one load of this process from the next
+    return _parse(Path(file).read_text(encoding="utf-8"))
 
 
 def function_node(code: CodeType) -> Function | None:
@@ -46,7 +53,7 @@ def function_node(code: CodeType) -> Function | None:
         if isinstance(node, ast.Lambda) and code.co_name == "<lambda>":
             if node.lineno <= first <= (node.end_lineno or node.lineno):
                 lambdas.append(node)
-        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == code.co_name:
+        elif isinstance(node, DEFS) and node.name == code.co_name:
             if min([node.lineno, *(d.lineno for d in node.decorator_list)]) == first:
                 return node
     return _innermost(lambdas, code)
@@ -63,62 +70,89 @@ def _innermost(lambdas: list[ast.Lambda], code: CodeType) -> ast.Lambda | None:
 
 
 def class_node(cls: type, file: str) -> ast.ClassDef | None:
-    """Return the syntax tree of a class by its qualified name."""
-    scope: Any = module_tree(file)
-    for name in cls.__qualname__.split("."):
-        if name == "<locals>":
-            continue
-        scope = next((n for n in ast.walk(scope) if n is not scope and getattr(n, "name", None) == name), None)
-        if scope is None:
-            return None
-    return scope if isinstance(scope, ast.ClassDef) else None
+    """Return the syntax tree of a class, or None for one that no class statement made.
+
+    Of several by one name, the one that its methods stand in, else the last.
+    """
+    named = [n for n in ast.walk(module_tree(file)) if isinstance(n, ast.ClassDef) and n.name == cls.__name__]
+    codes = [f.__code__ for f in vars(cls).values() if isinstance(f, FunctionType)]
+    lines = [code.co_firstlineno for code in codes if code.co_filename == file]
+    holding = [n for n in named if any(n.lineno <= line <= (n.end_lineno or 0) for line in lines)]
+    return (holding or named or [None])[-1]
 
 
 def normalised(node: ast.AST) -> str:
     """Return a syntax tree as text in which only what counts is left."""
-    reads_doc = any(getattr(n, "attr", None) == "__doc__" or getattr(n, "id", None) == "__doc__" for n in ast.walk(node))
-    return "".join(_dump(node, {}, reads_doc, top=True))
+    reads_doc = any("__doc__" in (getattr(n, "attr", None), getattr(n, "id", None)) for n in ast.walk(node))
+    return "".join(_Writer(reads_doc).write(node, {}, top=True))
 
 
-def _dump(node: Any, names: dict[str, str], docs: bool, top: bool = False) -> Iterator[str]:
-    """Yield a tree's text; `names` maps local variables to what stands for them."""
-    if isinstance(node, list):
-        yield "["
-        for item in node:
-            yield from _dump(item, names, docs)
-            yield ","
-        yield "]"
-    elif isinstance(node, ast.AST):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
-            names = {**names, **_locals(node)}
-        yield type(node).__name__ + "("
-        for name, value in _fields(node, names, docs, top):
-            yield name + "="
-            yield from _dump(value, names, docs)
-            yield " "
-        yield ")"
-    else:
-        yield repr(node)
+class _Writer:
+    """Writes a tree as text; `names` maps the local variables in sight to what stands for them."""
+
+    def __init__(self, docs: bool):
+        self.docs, self.count = docs, 0
+
+    def write(self, node: Any, names: Names, top: bool = False, in_class: bool = False) -> Iterator[str]:
+        """Yield a tree's text."""
+        if isinstance(node, list):
+            yield "["
+            for item in node:
+                yield from self.write(item, names, in_class=in_class)
+                yield ","
+            yield "]"
+        elif isinstance(node, ast.AnnAssign) and not in_class:
+            yield from self.write(_plain(node), names)
+        elif isinstance(node, ast.AST):
+            inner = self._enter(node, names)
+            yield type(node).__name__ + "("
+            for name, value in self._fields(node, inner, top):
+                yield name + "="
+                scope = names if isinstance(node, DEFS) and name in ("decorator_list", "args") else inner
+                statements = isinstance(node, ast.ClassDef) or in_class and isinstance(node, ast.If)
+                yield from self.write(value, scope, in_class=statements)
+                yield " "
+            yield ")"
+        else:
+            yield repr(node)
+
+    def _enter(self, node: ast.AST, names: Names) -> Names:
+        """Return the names in sight inside of a node: its own local variables shadow and join those around it."""
+        if not isinstance(node, SCOPES):
+            return names
+        own = list(dict.fromkeys(_bound(node)))
+        kept = {a.arg for a in _arguments(node)} | _declared_global(node)
+        if isinstance(node, ast.ClassDef) or _sees_names(node):
+            kept |= set(own)
+        inner = {name: stand for name, stand in names.items() if name not in kept}
+        for name in own:
+            if name not in kept:
+                inner[name] = f"_{self.count}"
+                self.count += 1
+        return inner
+
+    def _fields(self, node: ast.AST, names: Names, top: bool) -> Iterator[tuple[str, Any]]:
+        """Yield a node's fields that count."""
+        for name, value in ast.iter_fields(node):
+            if value is None and name != "value" or value == [] or name in NO_MEANING:
+                continue
+            if isinstance(node, DEFS) and (name == "returns" or top and name in ("name", "decorator_list")):
+                continue
+            if isinstance(node, ast.arg) and name == "annotation":
+                continue
+            if name == "body" and not self.docs and isinstance(node, (ast.Module, ast.ClassDef, *DEFS)):
+                value = _without_strings(value)
+            if isinstance(node, ast.Name) and name == "id" or isinstance(node, ast.ExceptHandler) and name == "name":
+                value = names.get(value, value)
+            yield name, value
 
 
-def _fields(node: ast.AST, names: dict[str, str], docs: bool, top: bool) -> Iterator[tuple[str, Any]]:
-    """Yield a node's fields that count."""
-    function = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
-    for name, value in ast.iter_fields(node):
-        if value is None and name != "value" or value == [] or name in ("ctx", "kind", "type_comment", "type_ignores"):
-            continue
-        if name == "body" and not docs and isinstance(value, list) and isinstance(node, (ast.Module, ast.ClassDef)) | function:
-            value = _without_docstring(value)
-        if function and (name == "returns" or top and name in ("name", "decorator_list")):
-            continue
-        if isinstance(node, ast.arg) and name == "annotation":
-            continue
-        if isinstance(node, ast.Name) and name == "id" or isinstance(node, ast.ExceptHandler) and name == "name":
-            value = names.get(value, value)
-        yield name, value
+def _plain(node: ast.AnnAssign) -> ast.AST:
+    """Return an annotated assignment to a variable without its annotation."""
+    return ast.Assign(targets=[node.target], value=node.value) if node.value is not None else ast.Pass()
 
 
-def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
+def _without_strings(body: list[ast.stmt]) -> list[ast.stmt]:
     """Return a body without its docstring and other bare strings."""
     return [s for s in body if not _is_string(s)] or [ast.Pass()]
 
@@ -128,23 +162,35 @@ def _is_string(statement: ast.stmt) -> bool:
     return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
-def _locals(node: Function) -> dict[str, str]:
-    """Map a function's local variables, parameters aside, to numbers in the order they are bound."""
-    if isinstance(node, ast.Lambda):
-        return {}
-    inside = [n for statement in node.body for n in ast.walk(statement)]
-    if any(isinstance(n, ast.Name) and n.id in SCOPE_READERS for n in inside):
-        return {}
-    outer = {name for n in inside if isinstance(n, (ast.Global, ast.Nonlocal)) for name in n.names}
-    kept = outer | {a.arg for n in [node, *inside] if isinstance(n, (*_FUNCTIONS,)) for a in _arguments(n)}
-    bound = [n.id for n in inside if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
-    bound += [n.name for n in inside if isinstance(n, ast.ExceptHandler) and n.name]
-    return {name: f"_{i}" for i, name in enumerate(dict.fromkeys(n for n in bound if n not in kept))}
+def _own(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield what lies in a scope itself, and not in one inside of it."""
+    waiting = list(ast.iter_child_nodes(node))
+    while waiting:
+        child = waiting.pop(0)
+        yield child
+        if not isinstance(child, SCOPES):
+            waiting[:0] = list(ast.iter_child_nodes(child))
 
 
-_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+def _bound(node: ast.AST) -> Iterator[str]:
+    """Yield the variables that a scope binds, in the order in which they stand."""
+    for child in _own(node):
+        if isinstance(child, ast.Name) and isinstance(child.ctx, ast.Store):
+            yield child.id
+        elif isinstance(child, ast.ExceptHandler) and child.name:
+            yield child.name
 
 
-def _arguments(node: Function) -> list[ast.arg]:
+def _declared_global(node: ast.AST) -> set[str]:
+    return {name for child in _own(node) if isinstance(child, (ast.Global, ast.Nonlocal)) for name in child.names}
+
+
+def _sees_names(node: ast.AST) -> bool:
+    return any(isinstance(n, ast.Name) and n.id in SCOPE_READERS for n in ast.walk(node))
+
+
+def _arguments(node: ast.AST) -> list[ast.arg]:
+    if not isinstance(node, FUNCTIONS):
+        return []
     a = node.args
     return [*a.posonlyargs, *a.args, *a.kwonlyargs, *filter(None, (a.vararg, a.kwarg))]

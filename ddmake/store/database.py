@@ -18,15 +18,22 @@ def connect(path: Path, migrations: Sequence[Migration], synchronous: str) -> sq
 
     Raises DdmakeError for one that is damaged or was written by a newer ddmake.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
         if _version(connection) != len(migrations):
             _migrate(connection, path, migrations)
         connection.execute(f"PRAGMA synchronous={synchronous}")
-    except sqlite3.DatabaseError as error:
-        raise DdmakeError(f"{path}: {error}. Move the file away to start without what it holds.") from None
+    except (sqlite3.DatabaseError, OSError) as error:
+        raise DdmakeError(f"{path}: {told(error)}") from None
     return connection
+
+
+def told(error: Exception) -> str:
+    """Return what is to be said of a database's failure; only a damaged one is to be given up."""
+    if any(word in str(error) for word in ("malformed", "not a database")):
+        return f"{error}. It is damaged: move the file away to start without what it holds."
+    return f"{error}. What it holds is kept."
 
 
 def _version(connection: sqlite3.Connection) -> int:

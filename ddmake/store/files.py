@@ -56,12 +56,14 @@ class Files:
 def walk(folder: Path) -> list[str]:
     """Return the files in a folder, as sorted paths from it."""
     names = []
-    for parent, _, files in os.walk(folder):
-        for file in files:
-            path = Path(parent, file)
-            if not stat.S_ISREG(os.lstat(path).st_mode):
+    for parent, folders, files in os.walk(folder):
+        for name in [*folders, *files]:
+            path = Path(parent, name)
+            mode = os.lstat(path).st_mode
+            if stat.S_ISREG(mode):
+                names.append(path.relative_to(folder).as_posix())
+            elif not stat.S_ISDIR(mode):
                 raise DdmakeError(f"{path}: an artifact holds plain files only, and this is a link or a special file.")
-            names.append(path.relative_to(folder).as_posix())
     return sorted(names)
 
 

@@ -8,9 +8,15 @@ import shutil
 from pathlib import Path
 from uuid import uuid4
 
+from ddmake.errors import DdmakeError
+from ddmake.fingerprint import hashes
 from ddmake.store.files import Manifest
 
 FICLONE = 0x40049409  # ioctl_ficlone(2): share a file's blocks until one side writes
+
+
+class Damaged(DdmakeError):
+    """A kept file isn't what it was."""
 
 
 class Objects:
@@ -30,13 +36,21 @@ class Objects:
         return all(self._path(sha).exists() for sha in manifest.values())
 
     def get(self, manifest: Manifest, to: Path) -> None:
-        """Write an artifact's files at a path where nothing is."""
+        """Write an artifact's files at a path where nothing is.
+
+        Raises Damaged where kept files aren't what they were; these are then no longer kept.
+        """
         if "" not in manifest:
             to.mkdir(parents=True)
         for name, sha in manifest.items():
             target = to / name if name else to
             target.parent.mkdir(parents=True, exist_ok=True)
             clone(self._path(sha), target)
+        bad = {sha for name, sha in manifest.items() if hashes.of_file(to / name if name else to) != sha}
+        for sha in bad:
+            self._path(sha).unlink()
+        if bad:
+            raise Damaged(f"kept files were damaged: {', '.join(sha[:16] for sha in sorted(bad))}")
 
     def _path(self, sha: str) -> Path:
         return self.folder / sha[:2] / sha[2:]

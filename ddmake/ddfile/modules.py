@@ -1,0 +1,48 @@
+"""Importing the user's own modules, beside the Ddfile, from their text and never from cached bytecode.
+
+Python trusts a cached .pyc by its source's time stamp and size, which an edit may leave as they were: what runs would
+then not be what was hashed.
+"""
+
+import importlib
+import sys
+from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, FileFinder, SourceFileLoader
+from pathlib import Path
+
+_roots: set[Path] = set()
+
+
+class FromText(SourceFileLoader):
+    """Loads a module from its text; without its stats Python neither reads nor writes bytecode."""
+
+    def path_stats(self, path: str) -> dict[str, float]:
+        """Refuse, which is how `importlib` is told that there is no cache."""
+        raise OSError("bytecode isn't used here")
+
+
+def _hook(path: str) -> FileFinder:
+    """Find modules in folders of projects; ImportError leaves all other folders to Python."""
+    place = Path(path)
+    if not any(place.is_relative_to(root) for root in _roots) or {"site-packages", "dist-packages"} & set(place.parts):
+        raise ImportError
+    return FileFinder(path, (ExtensionFileLoader, EXTENSION_SUFFIXES), (FromText, [".py"]))
+
+
+def importable(root: Path) -> None:
+    """Put a project's folder first in the path of modules, to stay: recipes import from it when they run."""
+    if not _roots:
+        sys.path_hooks.insert(0, _hook)
+    _roots.add(root)
+    sys.path[:] = [str(root), *(entry for entry in sys.path if entry != str(root))]
+    for entry in list(sys.path_importer_cache):
+        if Path(entry).is_relative_to(root):
+            del sys.path_importer_cache[entry]
+    importlib.invalidate_caches()
+
+
+def forget(root: Path) -> None:
+    """Drop the modules of a project, so that the next load reads them anew."""
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file and Path(file).is_relative_to(root) and not {"site-packages", "dist-packages"} & set(Path(file).parts):
+            del sys.modules[name]
