@@ -36,9 +36,9 @@ def _learned(inputs: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
 @train(version="1", columns=_learned)
 def finetune(parts: Annotated[Any, Parts("train", observed=("validation",))], *, base: Model,
              peft: Lora | None = None, prompt: Prompt | None = None, completion: str = "completion",
-             messages: str | None = None, epochs: float = 3.0, batch_size: int = 8, micro_batch: Annotated[int | None, Free] = None,
-             learning_rate: float | None = None, warmup: float = 0.03, schedule: str = "linear",
-             weight_decay: float = 0.0, max_grad_norm: float = 1.0, max_length: int = 1024,
+             messages: str | None = None, epochs: float = 3.0, batch_size: int = 8,
+             micro_batch: Annotated[int | None, Free] = None, learning_rate: float | None = None, warmup: float = 0.03,
+             schedule: str = "linear", weight_decay: float = 0.0, max_grad_norm: float = 1.0, max_length: int = 1024,
              dtype: str | None = None, revision: str | None = None, separator: str = "\n", seed: int = 0,
              output: Path, checkpoints: Path, progress: Progress) -> None:
     """Fine-tune a language model to write each row's completion after its prompt.

@@ -5,7 +5,7 @@ from typing import Any
 
 from ddmake.ddfile.registry import here, workflow
 from ddmake.errors import DdfileError, NoSuchName, did_you_mean
-from ddmake.fingerprint.code import Namespace
+from ddmake.fingerprint.reads import Namespace
 
 TRUE, FALSE = ("true", "yes", "1", "on"), ("false", "no", "0", "off")
 

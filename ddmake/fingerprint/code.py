@@ -17,10 +17,6 @@ Special = Callable[[Any], Any]  # canonical form of what a higher floor knows; N
 Code = dict[str, dict[str, Any]]  # by label: {"text": hash, "reads": {name: value, or {"code": label}}}
 
 
-class Namespace:
-    """A base for objects of which a reader depends on the attributes that it reads, and on no others."""
-
-
 def of_value(value: Any, name: str, special: Special) -> tuple[Any, Code]:
     """Return a value's canonical form, and the code that it holds with all that this reaches, by label.
 

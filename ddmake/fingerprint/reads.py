@@ -13,6 +13,10 @@ from ddmake.fingerprint import source
 Chain = tuple[str, ...]  # "a.b.c" as it stands in the text
 
 
+class Namespace:
+    """A base for objects of which a reader depends on the attributes that it reads, and on no others."""
+
+
 def of_function(function: FunctionType, node: ast.AST) -> Iterator[tuple[str, Any]]:
     """Yield (name, value) for all that a function reads; of modules and namespaces only what it names of them."""
     scope, chains = function.__globals__, list(_chains(node))
@@ -29,8 +33,6 @@ def of_function(function: FunctionType, node: ast.AST) -> Iterator[tuple[str, An
 
 def _follow(chain: Chain, value: Any) -> Iterator[tuple[str, Any]]:
     """Yield what a chain of attributes leads to, as far as it goes through modules and namespaces."""
-    from ddmake.fingerprint.code import Namespace
-
     taken = 1
     while taken < len(chain) and isinstance(value, (ModuleType, Namespace)):
         if isinstance(value, ModuleType) and not source.is_users(getattr(value, "__file__", None)):

@@ -27,6 +27,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 Names = dict[str, str]
 
 
+@lru_cache(maxsize=4096)
 def is_users(file: str | None) -> bool:
     """Tell whether a file is the user's own: neither Python's, nor ddmake's, nor an installed package's."""
     if not file or not Path(file).is_absolute():
