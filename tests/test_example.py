@@ -79,3 +79,18 @@ def test_an_edited_template_is_told_and_sends_only_what_changed(copy):
     changed = sum("BLEU" in row["abstract"] for row in copy.rows("data/abstracts"))
     output = copy.make("data/tweets").output
     assert 0 < changed and f"{changed} sent, " in output
+
+
+def test_a_model_made_here_can_be_asked(copy):
+    """As a model of its own, and as an adapter on its base: the same text, and an edge to the rule that makes it."""
+    with (copy.root / "Ddfile").open("a") as file:
+        file.write("""
+some = parts.validation.take(3).select("abstract")
+for name, asked in {"model": llm(tweeter, temperature=0), "adapter": llm("tiny-base", adapter=tweeter, temperature=0)}.items():
+    transform(f"asked/{name}", some, llm=asked, column="tweet", prompt="{{ abstract }}")
+""")
+    assert copy.run("-n").verdicts() == {"asked/model": "make", "asked/adapter": "make"}
+    copy.make("asked")
+    rows = copy.rows("asked/model")
+    print(rows[0])
+    assert rows == copy.rows("asked/adapter") and all(len(row["tweet"]) > 20 for row in rows)

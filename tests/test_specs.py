@@ -46,3 +46,19 @@ def test_keys_do_not_depend_on_the_hash_seed(project):
     project.ddfile("NAMES = {'a', 'b', 'c', 'd'}\n@step('a', seen={'x', 'y', 'z'})\ndef a(*, seen):\n    yield {'x': sorted(NAMES | seen)}\n")
     keys = {project.command("-n", "--json", PYTHONHASHSEED=str(seed)).communicate()[0] for seed in range(4)}
     assert len(keys) == 1
+
+
+def test_how_a_batch_is_cut_up_counts_for_nothing(project):
+    text = """
+        @step("rows")
+        def rows():
+            yield {"prompt": "p", "completion": "c"}
+
+        finetune("model", rows, base="tiny-base"%s)
+    """
+    project.ddfile(text % "").make("rows")
+    found = []
+    for more in ("", ", micro_batch=2", ", batch_size=4"):
+        plan = json.loads(project.ddfile(text % more).make("-n", "--json").output)
+        found.append(plan["rules"][1]["key"])
+    assert found[0] == found[1] != found[2]
