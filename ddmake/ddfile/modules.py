@@ -9,6 +9,8 @@ import sys
 from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, FileFinder, SourceFileLoader
 from pathlib import Path
 
+from ddmake.fingerprint.source import is_users
+
 _roots: set[Path] = set()
 
 
@@ -40,9 +42,13 @@ def importable(root: Path) -> None:
     importlib.invalidate_caches()
 
 
+def loaded(root: Path) -> dict[str, Path]:
+    """Return the files of a project's modules that are loaded, by module name."""
+    files = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}
+    return {name: Path(file) for name, file in files.items() if file and is_users(file) and Path(file).is_relative_to(root)}
+
+
 def forget(root: Path) -> None:
     """Drop the modules of a project, so that the next load reads them anew."""
-    for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if file and Path(file).is_relative_to(root) and not {"site-packages", "dist-packages"} & set(Path(file).parts):
-            del sys.modules[name]
+    for name in loaded(root):
+        del sys.modules[name]

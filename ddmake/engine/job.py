@@ -5,7 +5,6 @@ The order is what makes a kill harmless: scratch, object, trace, swap; each step
 
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,6 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ddmake.artifacts import stage
+from ddmake.ddfile import modules
 from ddmake.ddfile.inputs import GIVEN
 from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.target import Source
@@ -175,9 +175,7 @@ def _place(store: Store, rule: Rule, name: str, scratch: Path, manifest: dict[st
 
 def _watched(flow: Workflow, rule: Rule) -> dict[str, str]:
     """Return the hashes of the files that a key is computed from: Ddfile, the user's modules, templates, sources."""
-    files = {flow.file, *flow.root.glob("templates/**/*")}
-    files |= {Path(m.__file__) for m in list(sys.modules.values()) if getattr(m, "__file__", None)
-              and Path(m.__file__).is_relative_to(flow.root) and "site-packages" not in m.__file__}
+    files = {flow.file, *flow.root.glob("templates/**/*"), *modules.loaded(flow.root).values()}
     files |= {flow.root / source.path for source in flow.sources(rule) if flow.producer(source) is None}
     return {str(path): hashes.of_file(path) for path in sorted(files) if path.is_file()}
 

@@ -65,6 +65,6 @@ class Opener:
         adapter = Path(spec.adapter.path) if isinstance(spec.adapter, Source) else spec.adapter
         usage = self.usage.setdefault(model.as_posix() if model else spec.name, Usage())
         backend = open_backend(spec, model, adapter)
-        opened = OpenedLLM(spec, backend, self._calls, usage, lambda done, asked: self.tell(done, 0, ""))
+        opened = OpenedLLM(spec, backend, self._calls, usage, lambda done, asked: self.tell(done, 0, "answers"))
         self._llms.append(opened)
         return opened
