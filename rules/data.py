@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ddmake import step
+from ddmake.ddfile.inputs import Rows
 from ddmake.errors import DdfileError, DdmakeError
 
 
@@ -39,7 +40,7 @@ def _parts(validation: float, test: float) -> list[str]:
 
 
 @step(version="1", names=_parts, columns=lambda inputs, arguments: inputs["rows"])
-def split(rows: Any, *, validation: float = 0.1, test: float = 0.0, seed: int = 0) -> dict[str, Any]:
+def split(rows: Rows, *, validation: float = 0.1, test: float = 0.0, seed: int = 0) -> dict[str, Any]:
     """Split rows at random into train, validation and test; the shares are rounded, and no part is empty."""
     order = rows.shuffle(seed=seed, keep_in_memory=True)
     sizes = {name: max(1, round(share * len(rows))) for name, share in (("validation", validation), ("test", test)) if share}

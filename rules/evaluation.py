@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from ddmake import step
-from ddmake.ddfile.inputs import Model, Prompt
+from ddmake.ddfile.inputs import Model, Prompt, Rows
 from ddmake.errors import DdfileError, DdmakeError, did_you_mean
 from ddmake.rules import metrics as scores
 
@@ -21,7 +21,7 @@ def _scored(inputs: Mapping[str, Any], arguments: Mapping[str, Any]) -> list[str
 
 
 @step(version="1", columns=_scored)
-def evaluate(models: Annotated[dict[str, Any], Model], rows: Any, *, prompt: Prompt, reference: str,
+def evaluate(models: Annotated[dict[str, Any], Model], rows: Rows, *, prompt: Prompt, reference: str,
              metrics: Sequence[str | Callable[..., Any]] = ("rouge_l",), max_tokens: int = 256,
              separator: str = "\n") -> Iterator[dict[str, Any]]:
     """Compare models on the same rows: each answers every prompt greedily, and its answers are scored.

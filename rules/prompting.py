@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from ddmake import step
-from ddmake.ddfile.inputs import Prompt
+from ddmake.ddfile.inputs import Prompt, Rows
 from ddmake.ddfile.specs import LLM
 from ddmake.errors import DdfileError, DdmakeError
 
@@ -13,6 +13,8 @@ OnError = Literal["keep", "drop", "raise"]
 
 def _generated(inputs: Mapping[str, Any], arguments: Mapping[str, Any]) -> list[str]:
     """Tell the columns of `generate`."""
+    if arguments["n"] < 1:
+        raise DdfileError(f"n is the number of rows, at least 1, not {arguments['n']}.")
     _need(arguments, [])
     return [arguments["column"]]
 
@@ -36,14 +38,12 @@ def generate(*, llm: LLM, prompt: Prompt, n: int, column: str = "text", system: 
              variables: Mapping[str, Any] | None = None, accept: Sequence[str] = (),
              on_error: OnError = "keep") -> Iterator[dict[str, Any]]:
     """Ask an llm for n texts by one prompt: n samples of the same request, unless the temperature is 0."""
-    if n < 1:
-        raise DdfileError(f"generate: n is the number of rows, at least 1, not {n}.")
     messages = _messages(prompt, system, dict(variables or {}))
     yield from _answered(({} for _ in range(n)), (messages for _ in range(n)), llm, column, accept, on_error)
 
 
 @step(version="1", columns=_transformed)
-def transform(rows: Any, *, llm: LLM, prompt: Prompt, column: str = "text", system: Prompt | None = None,
+def transform(rows: Rows, *, llm: LLM, prompt: Prompt, column: str = "text", system: Prompt | None = None,
               variables: Mapping[str, Any] | None = None, accept: Sequence[str] = (),
               on_error: OnError = "keep") -> Iterator[dict[str, Any]]:
     """Ask an llm once per row, by a prompt over the row's columns, and add its answer as a column."""
@@ -61,14 +61,16 @@ def _answered(rows: Iterator[dict[str, Any]], prompts: Iterable[Any], llm: Any, 
               on_error: OnError) -> Iterator[dict[str, Any]]:
     """Yield each row with its answer; what becomes of a row without a usable one is for `on_error` to say.
 
-    A cut answer counts as none, unless "length" is accepted. Raises DdmakeError at the end, where `on_error` is "raise".
+    A cut answer counts as none, unless "length" is accepted. Raises DdmakeError at the end, where `on_error` is "raise" or
+    not one row has a usable answer.
     """
-    failed = []
+    failed, usable = [], 0
     for row, answer in zip(rows, llm.stream(prompts)):
         wrong = answer.error or ("cut at max_tokens" if answer.finish_reason == "length" and "length" not in accept else None)
         if wrong:
             failed.append(wrong)
+        usable += not wrong
         if not wrong or on_error == "keep":
             yield {**row, column: None if wrong else str(answer)}
-    if failed and on_error == "raise":
-        raise DdmakeError(f"{len(failed)} rows have no usable answer; the first: {failed[0]}")
+    if failed and (on_error == "raise" or not usable):
+        raise DdmakeError(f"{len(failed)} of {len(failed) + usable} rows have no usable answer; the first: {failed[0]}")

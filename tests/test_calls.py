@@ -134,13 +134,23 @@ def test_a_refused_prompt_fails_its_row_alone(project, service):
 
 def test_a_cut_answer_counts_as_failed_unless_accepted(project, service):
     service.fail(0.0, finish="length")
-    assert "20 cut at max_tokens" in workflow(project, service).make().output
-    assert {row["said"] for row in project.rows("said")} == {None}
+    result = workflow(project, service).run()
+    assert result.code == 1
+    assert "20 of 20 rows have no usable answer; the first: cut at max_tokens" in result.output
     text = (project.root / "Ddfile").read_text()
     (project.root / "Ddfile").write_text(text.replace('column="said"', 'column="said", accept=["length"]'))
     project.make()
     assert project.rows("said")[3] == {"x": "word 3", "said": "SAY WORD 3"}
     assert service.counts()["requests"] == 20, "the answers are kept, so accepting them costs nothing"
+
+
+def test_a_service_that_is_not_there_stops_the_rule(project, service):
+    service.process.kill()
+    service.process.wait()
+    result = workflow(project, service, retries=1).run()
+    assert result.code == 1
+    assert f"openai/toy can't be reached at {service.url}" in result.output
+    assert project.run("-n").verdicts() == {"said": "make"}
 
 
 def test_the_key_reaches_the_service_and_nothing_on_disk(project, service, monkeypatch):

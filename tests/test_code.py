@@ -144,7 +144,7 @@ def test_values_that_can_be_hashed(project, value):
 
 def test_a_value_that_holds_itself_is_named(project):
     result = project.ddfile("V = []\nV.append(V)\n@step('a')\ndef r():\n    yield {'x': V}\n").run("-n")
-    assert result.output == "V[0] can't be hashed: it holds itself.\n"
+    assert result.output == "Ddfile:5: a: V[0] can't be hashed: it holds itself.\n"
 
 
 def test_what_runs_is_what_was_hashed_whatever_the_time_stamps(project):

@@ -95,7 +95,6 @@ def test_what_a_recipe_must_not_give(project, body, told):
 
 
 @pytest.mark.parametrize("path, body, told", [
-    ("a.txt", "return [{'x': 1}]", "rows can't be written to .txt files: take `output` and fill it"),
     ("a.jsonl", "return [{'x': float('nan')}]", "a row can't be written as JSON"),
     ("a.jsonl", "return [{'x': b'ab'}]", "bytes has no form in it"),
     ("a.csv", "return [{'x': [1, 2]}]", "its rows can't be written"),
@@ -104,6 +103,23 @@ def test_what_a_file_can_not_hold(project, path, body, told):
     result = project.ddfile(f"@step('{path}')\ndef a():\n    {body}\n").run()
     assert result.code == 1 and told in result.output and "Traceback" not in result.output
     assert not (project.root / path).exists()
+
+
+def test_mapping_over_an_input_leaves_it_as_it_was(project):
+    project.ddfile("""
+        @step("a")
+        def a():
+            yield {"x": "one"}
+
+        @step("b", a)
+        def b(rows):
+            return rows.map(lambda row: {"x": row["x"].upper()}).filter(lambda row: True)
+    """).make()
+    assert project.run("-n", "-v").verdicts() == {"a": "fresh", "b": "fresh"}
+    from datasets import load_from_disk
+
+    load_from_disk(str(project.root / "a")).map(lambda row: {"y": 1})  # in a notebook, say
+    assert project.run("-n", "-v").verdicts() == {"a": "fresh", "b": "fresh"}
 
 
 def test_a_dot_and_a_digit_make_no_suffix(project):
@@ -257,3 +273,18 @@ def test_load_from_python_is_typed(project):
     assert isinstance(flow, Workflow)
     assert flow.knobs == {"n": 5, "tags": ["x", "y"]}
     assert flow["a"].path == "a" and flow["a"].rule.arguments == {"n": 5}
+
+
+def test_a_project_that_holds_ddmakes_own_sources(project):
+    """As a clone with an editable install does: ddmake's modules, loaded late, are no change of the Ddfile."""
+    import shutil
+    from pathlib import Path
+
+    import ddmake
+
+    shutil.copytree(Path(ddmake.__file__).parent, project.root / "ddmake", ignore=shutil.ignore_patterns("tiny*"))
+    project.ddfile('transform("t", generate("g", llm=llm("echo"), prompt="x", n=3), llm=llm("echo"), prompt="{{ text }}", column="y")')
+    process = project.command(PYTHONPATH=str(project.root))
+    output = process.communicate()[0]
+    assert process.returncode == 0, output
+    assert "made 2" in output

@@ -50,6 +50,17 @@ MISTAKES = {
         "r = generate('a', llm=llm('echo'), prompt='x', n=1)\n"
         "evaluate('m', {'base': 'tiny-base'}, r, prompt='{{ text }}', reference='text', metrics='rouge_l')", [],
         "Ddfile:4: evaluate's metrics takes a list of str"),
+    "rows into a file that holds none": ("@step('a.txt')\ndef a():\n    yield {}", [], "Ddfile:3: a makes rows, which can't be written to .txt files"),
+    "forgotten part": ("transform('b', split('d', jsonl('r', 'x.jsonl')), llm=llm('echo'), prompt='x')", [],
+                       "Ddfile:3: one dataset is asked for, and <target d/train> has several outputs: name one of .train, .validation."),
+    "view of a file": ("@step('a.csv')\ndef a():\n    yield {}\na.take(1)", [], "Ddfile:6: a.csv is a file and arrives as a path"),
+    "wrong type in a view": (ROWS + "a.take('3')", [], "Ddfile:6: .take()'s n takes int, not '3' (str)."),
+    "template's name as a prompt": ("generate('a', llm=llm('echo'), prompt='tweet.j2', n=1)", [],
+                                    "Ddfile:3: the prompt 'tweet.j2' is a file's name. Write template('tweet.j2')."),
+    "no rows asked for": ("generate('a', llm=llm('echo'), prompt='x', n=0)", [], "Ddfile:3: a: n is the number of rows, at least 1, not 0."),
+    "target called": (ROWS + "a('b')", [], "Ddfile:6: <target data/a> is no recipe; @step without outputs makes one that can be called."),
+    "target iterated": (ROWS + "list(a)", [], "Ddfile:6: <target data/a> is made later"),
+    "alias named like a target": (ROWS + "alias('data/a', a)", [], "the alias 'data/a' is a target's path"),
     "view of a column that isn't there": (
         "r = generate('a', llm=llm('echo'), prompt='x', n=1)\ntransform('b', r.select('txt'), llm=llm('echo'), prompt='x')", [],
         "Ddfile:4: .select(): a has no column 'txt'. It has: text."),

@@ -10,11 +10,10 @@ from uuid import uuid4
 
 import pyarrow as pa
 
-from ddmake.ddfile.target import suffix
+from ddmake.ddfile.target import ROW_FILES, suffix
 from ddmake.errors import RecipeFailed
 
 BATCH = 1000  # rows held in memory at once
-SUFFIXES = (".jsonl", ".csv", ".parquet")
 
 
 def write(rows: Iterable[dict[str, Any]], to: Path) -> int:
@@ -24,8 +23,8 @@ def write(rows: Iterable[dict[str, Any]], to: Path) -> int:
     Raises RecipeFailed for a row that isn't a dict, values that share no type, or no rows at all.
     """
     form = suffix(to)
-    if form and form not in SUFFIXES:
-        raise RecipeFailed(f"rows can't be written to {form} files: take `output` and fill it, or use {', '.join(SUFFIXES)}")
+    if form and form not in ROW_FILES:
+        raise RecipeFailed(f"rows can't be written to {form} files: take `output` and fill it, or use {', '.join(ROW_FILES)}")
     to.parent.mkdir(parents=True, exist_ok=True)
     scratch = to.with_name(f"{uuid4().hex}.arrow")
     try:

@@ -44,10 +44,10 @@ def check_name(name: str, base_url: str | None) -> str | None:
     if kind in (*toys.NAMES, "echo"):
         return None
     if kind in ("hf", "openai") or base_url is not None or kind in _others():
-        return None if model else f"llm({name!r}) names no model: write {kind}/…"
+        return None if model else f"llm({name!r}) names no model: write {kind}/…."
     known = [*BUILT_IN, *_others()]
     return (f"llm({name!r}): there is no backend {kind!r}. There are {', '.join(known)}; any OpenAI-compatible service "
-            f"is reached with base_url=…{did_you_mean(kind, known)}")
+            f"is reached with base_url=….{did_you_mean(kind, known)}")
 
 
 def _local(spec: "LLM", model: Path | str, adapter: Path | None) -> Backend:

@@ -57,6 +57,7 @@ class OpenAI:
 
     spec: "LLM"
     pause: Pause = field(default_factory=Pause)
+    reached: bool = False  # whether any reply ever came
 
     @property
     def url(self) -> str:
@@ -153,6 +154,8 @@ class OpenAI:
                 return await self._post(session, body)
             except (TimeoutError, Retry, aiohttp.ClientError, json.JSONDecodeError, UnicodeDecodeError) as error:
                 reason = str(error) or type(error).__name__
+                if attempt == retries and isinstance(error, aiohttp.ClientConnectionError) and not self.reached:
+                    raise ProviderError(f"{self.spec.name} can't be reached at {self.url}: {reason}") from None
                 if attempt == retries:
                     break
                 await self._wait(attempt, getattr(error, "wait", None))
@@ -167,6 +170,7 @@ class OpenAI:
 
     async def _post(self, session: aiohttp.ClientSession, body: dict[str, Any]) -> Answer:
         async with session.post(f"{self.url}/chat/completions", json=body) as reply:
+            self.reached = True
             content = await reply.read()
             if reply.status == 200:
                 return _answer(json.loads(content), self.model)

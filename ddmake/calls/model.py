@@ -25,6 +25,7 @@ class Usage:
     cached: int = 0
     failed: int = 0  # requests without a usable answer
     cut: int = 0  # answers that ended at max_tokens
+    first_failure: str | None = None
     tokens_in: int | None = 0
     tokens_out: int | None = 0
     models: set[str] = field(default_factory=set)  # as the answers name them
@@ -34,6 +35,7 @@ class Usage:
         self.sent += not cached
         self.cached += cached
         self.failed += answer.error is not None
+        self.first_failure = self.first_failure or answer.error
         self.cut += answer.finish_reason == "length"
         self.models.add(answer.model)
         if not cached and answer.error is None:

@@ -10,7 +10,7 @@ import click
 from ddmake.cards.card import Card, card
 from ddmake.cards.lineage import Lineage
 from ddmake.cards.readme import readme
-from ddmake.cli.show import table
+from ddmake.cli.show import rows, table
 from ddmake.ddfile.load import load
 from ddmake.ddfile.workflow import Workflow
 from ddmake.errors import DdfileError
@@ -117,7 +117,7 @@ def _write(flow: Workflow, made: Iterator[Made], folder: Path) -> list[tuple[str
 def _summary(flow: Workflow, path: str, found: Card) -> str:
     steps = len(found["steps"])
     facts = {
-        f"{found.get('rows', 0):,} rows": "rows" in found,
+        rows(found.get("rows", 0)): "rows" in found,
         f"{steps} step{'s' * (steps != 1)}": True,
         "synthetic": found["synthetic"],
         "toy": bool(found["toys"]),

@@ -28,6 +28,13 @@ class Commands(click.Group):
             args = [DEFAULT, *args]
         return super().parse_args(ctx, args)
 
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Show the default command's options, too."""
+        super().format_options(ctx, formatter)
+        records = (parameter.get_help_record(ctx) for parameter in self.commands[DEFAULT].get_params(ctx))
+        with formatter.section("Options of make, the default"):
+            formatter.write_dl([record for record in records if record])
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; what ddmake means to say of an error is one sentence."""
         try:

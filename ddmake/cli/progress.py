@@ -31,9 +31,9 @@ def observer(jobs: int) -> Iterator[Observer]:
 class Lines:
     """A line when a job starts and when it ends."""
 
-    def started(self, rule: Rule) -> None:
+    def started(self, rule: Rule, word: str) -> None:
         """Print that a job starts."""
-        click.echo(f"making {', '.join(rule.outputs.values())}")
+        click.echo(f"{'making' if word == 'make' else 'restoring'} {', '.join(rule.outputs.values())}")
 
     def progress(self, rule: Rule, done: int, total: int, note: str) -> None:
         """Say nothing."""
@@ -51,7 +51,7 @@ class Display:
         self.jobs, self.ended_jobs = jobs, 0
         self.running: dict[str, tuple[float, str]] = {}
 
-    def started(self, rule: Rule) -> None:
+    def started(self, rule: Rule, word: str) -> None:
         """Show a job."""
         self.running[rule.label] = (time.monotonic(), "")
 

@@ -45,7 +45,7 @@ def summary(flow: Workflow, results: Sequence[Done], seconds: float, stopped: bo
     for done in results:
         if done.word == "failed":
             lines += ["", *_failure(flow, done, results)]
-    if words["made"] and not words["failed"] and not stopped:
+    if words["made"] and not words["failed"] + words["waiting"] + words["edited"] and not stopped:
         lines.append(f"Next: ddmake{'' if flow.file.name == 'Ddfile' else f' -f {flow.file.name}'} cards")
     if stopped:
         lines.append("What was made is kept, finished calls and checkpoints too: ddmake goes on from there.")
@@ -67,6 +67,11 @@ def duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def rows(count: int) -> str:
+    """Return a number of rows in words."""
+    return f"{count:,} row{'' if count == 1 else 's'}"
 
 
 def _targets(verdict: Verdict) -> str:
@@ -103,7 +108,7 @@ def _made(done: Done) -> list[tuple[str, str]]:
     record = done.record or {}
     lines = []
     for number, (name, out) in enumerate(record.get("outputs", {}).items()):
-        facts = [f"{out['digest']['rows']:,} rows"] if "rows" in out["digest"] else []
+        facts = [rows(out["digest"]["rows"])] if "rows" in out["digest"] else []
         if number == 0:
             facts += _facts(done.word, record)
         lines.append((done.rule.outputs[name], "; ".join(facts)))
@@ -117,7 +122,7 @@ def _facts(word: str, record: Mapping[str, Any]) -> list[str]:
     for name, used in record["usage"].items():
         sent = f"{used['sent']:,} sent" + (f", {used['cached']:,} cached" if used["cached"] else "")
         facts.append(f"{name}: {sent}")
-        facts += [f"{used['failed']:,} failed"] if used["failed"] else []
+        facts += [f"{used['failed']:,} failed, the first: {used['first_failure']}"] if used["failed"] else []
         facts += [f"{used['cut']:,} cut at max_tokens"] if used["cut"] else []
     facts += [f"{name} {value:.3g}" for name, value in record.get("metrics", {}).items() if name in ("train_loss", "eval_loss")]
     return [*facts, duration(record["seconds"])]
@@ -126,7 +131,7 @@ def _facts(word: str, record: Mapping[str, Any]) -> list[str]:
 def _failure(flow: Workflow, done: Done, results: Sequence[Done]) -> list[str]:
     """Return what is to be said of a failure: the sentence, where the log is, what wasn't run for it."""
     behind = [other.rule.label for other in results if other.word == "not run" and done.rule.label in other.told]
-    lines = [f"{done.rule.label}: {done.told}"]
+    lines = [done.told if done.told.startswith(f"{done.rule.label}: ") else f"{done.rule.label}: {done.told}"]
     if done.log is not None:
-        lines.append(f"  log: {done.log.relative_to(flow.root)}" + (f"; not run: {', '.join(behind)}" if behind else ""))
-    return lines
+        lines.append(f"  log: {done.log.relative_to(flow.root)}")
+    return [*lines, f"  not run: {', '.join(behind)}"] if behind else lines

@@ -7,11 +7,11 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from ddmake.ddfile.check import bind
-from ddmake.ddfile.inputs import GIVEN, MODEL, PROMPT, marked, parts_of
+from ddmake.ddfile.inputs import GIVEN, MODEL, PROMPT, ROWS, marked, parts_of
 from ddmake.ddfile.registry import here
 from ddmake.ddfile.rule import Options, Rule
 from ddmake.ddfile.specs import LLM
-from ddmake.ddfile.target import ModelName, Source, Target, View
+from ddmake.ddfile.target import ROW_FILES, ModelName, Source, Target, View, suffix
 from ddmake.ddfile.template import Template
 from ddmake.errors import DdfileError
 
@@ -73,9 +73,18 @@ def _outputs(recipe: "Recipe", given: Any, arguments: Mapping[str, Any]) -> dict
     if callable(names):
         names = names(**{n: arguments[n] for n in inspect.signature(names).parameters})
     if isinstance(given, Mapping):
-        return {str(name): output_path(path) for name, path in _named(recipe, given, names).items()}
-    folder = output_path(given)
+        return {str(name): _fitting(recipe, output_path(path)) for name, path in _named(recipe, given, names).items()}
+    folder = _fitting(recipe, output_path(given))
     return {name: f"{folder}/{name}" for name in names} if names else {"": folder}
+
+
+def _fitting(recipe: "Recipe", path: str) -> str:
+    """Return a path that a recipe can make; raises DdfileError for a file that rows can't be written to."""
+    form = suffix(path)
+    if form and form not in ROW_FILES and "output" not in recipe.signature.parameters:
+        raise DdfileError(f"{here()}: {recipe.name} makes rows, which can't be written to {form} files; use a folder, "
+                          f"{', '.join(ROW_FILES)}, or a recipe that takes `output` and fills it.")
+    return path
 
 
 def _named(recipe: "Recipe", given: Mapping[str, str], names: Sequence[str] | None) -> Mapping[str, str]:
@@ -101,6 +110,8 @@ def output_path(given: Any) -> str:
 def _input(value: Any, annotation: Any) -> Any:
     """Return an input as sources, views and models; a string is a path, or a model's name where one is asked for."""
     asked = parts_of(annotation)
+    if marked(annotation, ROWS):
+        _check_rows(value)
     if isinstance(value, Target) and value.output is None:
         value = value.parts
     if asked is not None and isinstance(value, Mapping):
@@ -110,6 +121,17 @@ def _input(value: Any, annotation: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _input(item, annotation) for key, item in value.items()}
     return _argument(value, annotation, paths=True)
+
+
+def _check_rows(value: Any) -> None:
+    """Raise DdfileError for what can't arrive as one dataset."""
+    if isinstance(value, Target) and value.output is None:
+        names = ", ".join(f".{name}" for name in value.parts)
+        raise DdfileError(f"{here()}: one dataset is asked for, and {value!r} has several outputs: name one of {names}.")
+    if isinstance(value, Target):
+        value.no_file()
+    if isinstance(value, (list, dict, tuple)):
+        raise DdfileError(f"{here()}: one dataset is asked for, not a {type(value).__name__}.")
 
 
 def _asked(parts: Mapping[str, Any], asked: Any) -> dict[str, Any]:

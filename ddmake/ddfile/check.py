@@ -32,7 +32,7 @@ def bind(name: str, signature: inspect.Signature, args: Sequence[Any], kwargs: M
 
     Raises DdfileError, with the nearest name, for one that is unknown, missing, doubled or of the wrong type.
     """
-    known = [n for n, p in signature.parameters.items() if p.kind is not p.VAR_KEYWORD]
+    known = [n for n, p in signature.parameters.items() if p.kind is not p.VAR_KEYWORD and n != "self"]
     for unknown in (n for n in kwargs if n not in known):
         raise DdfileError(
             f"{here()}: {name} has no argument {unknown!r}.{did_you_mean(unknown, known)} It takes: {', '.join(known)}."
@@ -50,7 +50,8 @@ def bind(name: str, signature: inspect.Signature, args: Sequence[Any], kwargs: M
 def check_type(what: str, value: Any, annotation: Any) -> None:
     """Raise DdfileError where a value isn't of its annotation; what isn't a plain type is let through."""
     if not fits(value, annotation):
-        raise DdfileError(f"{here()}: {what} takes {describe(annotation)}, not {value!r} ({type(value).__name__}).")
+        hint = f" Write llm({value!r})." if getattr(annotation, "__name__", "") == "LLM" and isinstance(value, str) else ""
+        raise DdfileError(f"{here()}: {what} takes {describe(annotation)}, not {value!r} ({type(value).__name__}).{hint}")
 
 
 def fits(value: Any, annotation: Any) -> bool:

@@ -15,9 +15,11 @@ GIVEN = ("output", "checkpoints", "progress")  # parameters that ddmake fills
 MODEL: Literal["model"] = "model"
 PROMPT: Literal["prompt"] = "prompt"
 FREE: Literal["free"] = "free"
+ROWS: Literal["rows"] = "rows"
 
 Model = Annotated[Any, MODEL]  # a toy's name, a target, "./path" or a Hub name; arrives as a Path or the Hub name
 Prompt = Annotated[Any, PROMPT]  # a template or a Jinja string; arrives as a Template
+Rows = Annotated[Any, ROWS]  # one dataset; arrives as a datasets.Dataset
 Free = Annotated[Any, FREE]  # an argument that says how and not what: it counts for nothing
 Progress = Callable[[int, int, str], None]  # (done, total, note); total 0 where it isn't known
 

@@ -18,6 +18,8 @@ def load(path: str | Path = "Ddfile", **knobs: Any) -> Workflow:
     Raises DdfileError, with file and line, for every mistake that can be found without running a rule.
     """
     file = Path(path).absolute()
+    if file.is_dir():
+        raise DdfileError(f"{path} is a folder, not a Ddfile. Name the file in it with -f FILE.")
     if not file.is_file():
         near = did_you_mean(file.name, (p.name for p in file.parent.glob("*Ddfile*"))) if file.parent.is_dir() else ""
         raise DdfileError(f"There is no {path} here.{near} Name another with -f FILE.")

@@ -4,15 +4,17 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from ddmake.ddfile.registry import here
+from ddmake.ddfile.check import checked
+from ddmake.ddfile.registry import here, loading
 from ddmake.errors import DdfileError, NoSuchName, did_you_mean
 
 if TYPE_CHECKING:
     from ddmake.ddfile.rule import Rule
 
 
+ROW_FILES = (".jsonl", ".csv", ".parquet")  # files that rows can be written to
 SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]*$")
 
 
@@ -25,10 +27,12 @@ def suffix(path: str | PurePath) -> str:
 class Viewable:
     """What lazy views can be taken of; each call adds one and copies nothing."""
 
+    @checked(".take()")
     def take(self, n: int) -> "View":
         """Keep the first n rows."""
         return self._view("take", n)
 
+    @checked(".skip()")
     def skip(self, n: int) -> "View":
         """Leave out the first n rows."""
         return self._view("skip", n)
@@ -41,10 +45,12 @@ class Viewable:
         """Rename columns: `.rename(old="new")`."""
         return self._view("rename", columns)
 
+    @checked(".shuffle()")
     def shuffle(self, seed: int = 0) -> "View":
         """Put the rows in an order drawn from the seed."""
         return self._view("shuffle", seed)
 
+    @checked(".shard()")
     def shard(self, i: int, of: int) -> "View":
         """Keep the i-th of so many contiguous parts."""
         if not 0 <= i < of:
@@ -59,6 +65,7 @@ class Viewable:
         """Add to or replace each row's columns by what the function returns."""
         return self._view("map", change)
 
+    @checked(".explode()")
     def explode(self, column: str) -> "View":
         """Make a row of each item of a list column."""
         return self._view("explode", column)
@@ -98,13 +105,30 @@ class Target(Viewable):
             raise AttributeError(name)
         return self[name]
 
+    def no_file(self) -> None:
+        """Raise DdfileError where the target is a file, which arrives as a path and not as rows."""
+        if suffix(self.path):
+            raise DdfileError(f"{here()}: {self.path} is a file and arrives as a path; give the output no suffix to get rows.")
+
     def _view(self, verb: str, *args: Any) -> "View":
+        self.no_file()
         return View(Source(self.path, self), ((verb, args),))
+
+    def _not_yet(self, *_: Any, **__: Any) -> NoReturn:
+        raise DdfileError(f"{here()}: {self!r} is made later; its rows are there inside of a recipe that takes it as an input.")
+
+    __iter__ = _not_yet
+
+    def __call__(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse: a rule's name stands for its target."""
+        raise DdfileError(f"{here()}: {self!r} is no recipe; @step without outputs makes one that can be called.")
 
     def __repr__(self) -> str:
         return f"<target {self.rule.label if self.output is None else self.path}>"
 
     def __str__(self) -> str:
+        if loading.get() is None:  # looked at from Python, where nothing is declared
+            return repr(self)
         raise DdfileError(
             f"{here()}: a target can't be formatted into a string ({self!r}): its contents would count for nothing. "
             "Pass it as an input or an argument of the rule."

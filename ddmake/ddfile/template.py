@@ -4,6 +4,7 @@ Rendering is sandboxed and strict: a variable that the row doesn't have is an er
 open a turn of its own: turns are marked with a token drawn anew for each rendering.
 """
 
+import re
 import secrets
 from collections.abc import Iterator, Sequence
 from functools import cache, cached_property
@@ -28,6 +29,7 @@ from ddmake.ddfile.registry import here, workflow
 from ddmake.errors import DdfileError, did_you_mean
 
 ROLES = ("system", "user", "assistant")
+FILE = re.compile(r"\S+\.(j2|jinja2?)")
 MARK = "__turns"  # the context's name for the token that marks turns
 PACKAGED = Path(__file__).parent.parent / "templates"
 
@@ -67,6 +69,8 @@ class Template:
     @classmethod
     def inline(cls, text: str) -> "Template":
         """Return a template of a Jinja string."""
+        if FILE.fullmatch(text):
+            raise DdfileError(f"{here()}: the prompt {text!r} is a file's name. Write template({text!r}).")
         return cls(text, None, workflow("a template").root, here())
 
     @property

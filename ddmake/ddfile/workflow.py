@@ -18,7 +18,7 @@ COMMANDS = ("preview", "cards", "why", "list", "show", "graph", "log", "report",
             "publish", "pack", "unpack", "clean", "gc", "status", "cancel", "init", "lint", "doctor", "job")
 
 
-@dataclass
+@dataclass(repr=False)
 class Workflow:
     """What a Ddfile declares. `root` is its folder, from which every path counts."""
 
@@ -29,6 +29,9 @@ class Workflow:
     rules: list[Rule] = field(default_factory=list)
     targets: dict[str, Target] = field(default_factory=dict)
     aliases: dict[str, list[str]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<workflow {self.file.name}: {len(self.rules)} rules, {len(self.targets)} targets>"
 
     def __getitem__(self, path: str) -> Target:
         """Return the target at a path; raises DdfileError where no rule makes it."""
@@ -97,6 +100,8 @@ class Workflow:
 
     def check(self) -> None:
         """Raise DdfileError where outputs lie in one another, or a source lies in an output."""
+        for name in set(self.aliases) & set(self.targets):
+            raise DdfileError(f"{self.file.name}: the alias {name!r} is a target's path; give it another name.")
         for path, target in self.targets.items():
             parent = posixpath.dirname(path)
             while parent:

@@ -44,6 +44,14 @@ def ingredients(flow: Workflow, rule: Rule, identify: Identify) -> Ingredients:
 
     Raises DdfileError for a value that can't be hashed soundly.
     """
+    try:
+        return _ingredients(flow, rule, identify)
+    except DdfileError as error:
+        text = str(error)
+        raise DdfileError(text if text.startswith(rule.place) else f"{rule.place}: {rule.label}: {text}") from None
+
+
+def _ingredients(flow: Workflow, rule: Rule, identify: Identify) -> Ingredients:
     reader = _Reader(flow, rule, identify)
     takes = rule.recipe.signature.parameters
     inputs = {name: _without_observed(value, takes[name].annotation) for name, value in rule.inputs.items()}

@@ -127,7 +127,8 @@ def _make(flow: Workflow, store: Store, rule: Rule, planner: Planner, verdict: V
     if os.getpid() != process:
         os._exit(0)  # a recipe forked, and this is its child: what it made is its parent's to commit
     outputs = {name: _keep(store, path) for name, path in scratch.items()}
-    if _watched(flow, rule) != before:
+    now = _watched(flow, rule)
+    if any(now.get(file) != sha for file, sha in before.items()):  # a module that was loaded meanwhile is no change
         _check_again(reload, store, rule, str(verdict.key))
     record = {**record_of(flow, rule, planner, verdict, started, usage, outputs), "metrics": _metrics(rule, scratch)}
     trace = store.traces.add(str(verdict.key), _fingerprint(flow, store, rule, planner), record)

@@ -54,9 +54,10 @@ class Opener:
         path = Path(source.path)
         if self.flow.producer(source) is None or kind_of(path) != "dataset":
             return path
-        from datasets import load_from_disk
+        import datasets
 
-        return load_from_disk(str(path))
+        datasets.disable_caching()  # its cache would lie in the artifact, which would then count as edited
+        return datasets.load_from_disk(str(path))
 
     def _llm(self, spec: LLM) -> OpenedLLM:
         if self._calls is None:

@@ -184,7 +184,7 @@ class Planner:
         for leaf in leaves([*rule.inputs.values(), *rule.arguments.values()]):
             wrong = check_name(leaf.name, leaf.base_url) if isinstance(leaf, LLM) and isinstance(leaf.name, str) else None
             if wrong:
-                raise DdfileError(f"{rule.place}: {wrong}.")
+                raise DdfileError(f"{rule.place}: {wrong}")
 
 
 def digest_of(store: Store, place: Path) -> Digest:

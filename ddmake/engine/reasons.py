@@ -75,6 +75,8 @@ def _arguments(name: str, old: Any, new: Any) -> list[str]:
             return _template(name, old["template"], new["template"])
         if "llm" in old and "llm" in new:
             was, now = old["llm"], new["llm"]
+            if was.get("name") != now.get("name"):  # another toy has other weights, which goes without saying
+                was, now = {**was, "weights": None}, {**now, "weights": None}
             return [f"{name}: {part} {_change(was.get(part), now.get(part))}"
                     for part in dict.fromkeys([*now, *was]) if was.get(part) != now.get(part)]
         if old.keys() == new.keys() == {"value", "code"}:

@@ -8,7 +8,7 @@ from typing import Any
 from ddmake.artifacts import rows
 from ddmake.ddfile.inputs import GIVEN
 from ddmake.ddfile.rule import Rule
-from ddmake.ddfile.target import suffix
+from ddmake.ddfile.target import ROW_FILES, suffix
 from ddmake.errors import DdmakeError, MissingExtra, ProviderError, RecipeFailed, did_you_mean
 from ddmake.fingerprint.source import is_users
 
@@ -66,6 +66,8 @@ def _write(result: Any, to: Path) -> None:
         rows.write(result, to)
     else:
         got = "nothing" if result is None else f"a {type(result).__name__}"
+        if suffix(to) not in ("", *ROW_FILES):
+            raise RecipeFailed(f"it returned {got}; for a {suffix(to)} file it has to take `output` and fill it")
         raise RecipeFailed(f"it returned {got}; return or yield rows (dicts), return a Dataset, or take `output` and fill it")
 
 

@@ -36,8 +36,8 @@ class Done:
 class Observer(Protocol):
     """Is told of a run as it goes."""
 
-    def started(self, rule: Rule) -> None:
-        """Hear that a rule's job was submitted."""
+    def started(self, rule: Rule, word: str) -> None:
+        """Hear that a rule's job was submitted: to "make" or to "restore"."""
 
     def progress(self, rule: Rule, done: int, total: int, note: str) -> None:
         """Hear how far a job has come."""
@@ -94,7 +94,7 @@ class Run:
                 task = self._task(rule, verdict)
                 self._under_way[task.name] = (rule, task)
                 batch.append(task)
-                self.observer.started(rule)
+                self.observer.started(rule, verdict.word)
             else:
                 self._settle(verdict)
         if batch:

@@ -5,6 +5,7 @@ was hashed could change again without its stat telling, and isn't trusted (git's
 """
 
 import os
+import re
 import sqlite3
 import stat
 import time
@@ -14,6 +15,8 @@ from ddmake.errors import DdmakeError
 from ddmake.fingerprint import hashes
 
 TICK_NS = 20_000_000  # file systems here keep times to a kernel tick, 4 to 10 ms
+
+CACHE = re.compile(r"cache-[0-9a-f]+(_\d+_of_\d+)?\.arrow")  # what `datasets` leaves beside data that somebody maps over
 
 Manifest = dict[str, str]  # sha256 by path within an artifact; "" is the artifact itself, where it is a file
 
@@ -60,6 +63,8 @@ def walk(folder: Path) -> list[str]:
         for name in [*folders, *files]:
             path = Path(parent, name)
             mode = os.lstat(path).st_mode
+            if CACHE.fullmatch(name):
+                continue
             if stat.S_ISREG(mode):
                 names.append(path.relative_to(folder).as_posix())
             elif not stat.S_ISDIR(mode):
