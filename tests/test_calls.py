@@ -161,6 +161,16 @@ def test_the_key_reaches_the_service_and_nothing_on_disk(project, service, monke
             assert b"sk-very-secret" not in file.read_bytes(), file
 
 
+def test_what_is_known_needs_neither_key_nor_service(project, service, monkeypatch):
+    monkeypatch.setenv("MY_KEY", "k")
+    workflow(project, service, api_key_env="MY_KEY").make()
+    monkeypatch.delenv("MY_KEY")
+    service.process.kill()
+    text = (project.root / "Ddfile").read_text()
+    (project.root / "Ddfile").write_text(text.replace('column="said"', 'column="told"'))
+    assert "0 sent, 20 cached" in project.make().output
+
+
 def test_a_missing_key_is_named(project, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)

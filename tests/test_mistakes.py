@@ -22,6 +22,8 @@ MISTAKES = {
     "knob of the wrong type": ("config(n=1)\n" + ROWS, ["n=few"], "The knob n takes a whole number (its default is 1), not 'few'."),
     "boolean knob": ("config(fast=False)\n" + ROWS, ["fast=maybe"], "The knob fast takes true or false"),
     "knob that isn't declared is read": ("cfg = config(n=1)\ncfg.m", [], "Ddfile:4: there is no knob 'm' in config(n)."),
+    "knob with spaces": (ROWS, ["n", "=", "3"], "A knob is written without spaces: n=3."),
+    "--json without -n": (ROWS, ["--json"], "--json prints a plan: use it with -n."),
     "knob given twice": ("config(n=1)\n" + ROWS, ["n=1", "n=2"], "The knob 'n' is given twice."),
     "formatted target": (ROWS + "f'{a}/x'", [], "Ddfile:6: a target can't be formatted into a string (<target data/a>)"),
     "forgotten f": ("@step('data/{n}')\ndef a():\n    yield {}", [], "Ddfile:3: the output 'data/{n}' has a brace in it: did you forget the f?"),

@@ -11,6 +11,7 @@ import random
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -83,13 +84,16 @@ class OpenAI:
 
         Raises ProviderError for a refusal that concerns all of them; answers that came before are yielded first.
         """
-        key = self._key()
+        source = iter(requests)
+        first = next(source, None)
+        if first is None:  # all was known: neither key nor service is needed
+            return
+        source, key = chain([first], source), self._key()
         asked: queue.Queue[tuple[int, Request] | None] = queue.Queue()
         come: queue.Queue[Numbered | BaseException | None] = queue.Queue()
         thread = threading.Thread(target=lambda: asyncio.run(self._serve(asked, come, key)), daemon=True)
         thread.start()
-        pending, source = 0, iter(requests)
-        room, ended = 2 * self._concurrency, False
+        pending, room, ended = 0, 2 * self._concurrency, False
         try:
             while not ended or pending:
                 while not ended and pending < room:

@@ -65,6 +65,8 @@ def split_words(words: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
     targets, knobs = [], {}
     for word in words:
         found = KNOB.fullmatch(word)
+        if word.startswith("=") or word.endswith("=") and found is None:
+            raise DdfileError("A knob is written without spaces: n=3.")
         if found is None:
             targets.append(word)
         elif found[1] in knobs:
@@ -108,6 +110,8 @@ def make(file: str, dry_run: bool, jobs: int | None, keep_going: bool, verbose: 
     """Make targets: all of them, or those named."""
     from ddmake.cli import making
 
+    if as_json and not dry_run:
+        raise DdfileError("--json prints a plan: use it with -n.")
     targets, knobs = split_words(words)
     quiet_exit(making.make(Path(file), targets, knobs, dry_run, jobs, keep_going, verbose, as_json))
 

@@ -114,10 +114,8 @@ class Target(Viewable):
         self.no_file()
         return View(Source(self.path, self), ((verb, args),))
 
-    def _not_yet(self, *_: Any, **__: Any) -> NoReturn:
+    def __iter__(self) -> NoReturn:
         raise DdfileError(f"{here()}: {self!r} is made later; its rows are there inside of a recipe that takes it as an input.")
-
-    __iter__ = _not_yet
 
     def __call__(self, *_: Any, **__: Any) -> NoReturn:
         """Refuse: a rule's name stands for its target."""
