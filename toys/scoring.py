@@ -1,7 +1,6 @@
 """How the toys are measured: do tweets name the method and the task of their abstract, and are abstracts good?"""
 
 import random
-import time
 from pathlib import Path
 
 import torch
@@ -81,17 +80,13 @@ def scores_of_tiny(folder: Path, count: int, seed: int) -> dict[str, float]:
     abstracts = fresh_abstracts(count, seed)
     scores = {"fresh": naming_rate(abstracts, tweets_on(model, tokenizer, abstracts))}
     for temperature in (1.0, 1.2):
-        started = time.process_time()
         abstracts = written(model, tokenizer, count, temperature, seed)
         tweets = tweets_on(model, tokenizer, abstracts)
-        used = time.process_time() - started
-        made = sum(len(ids) for ids in tokenizer(abstracts + tweets).input_ids)
         label = f"at_{temperature}"
         scores |= {
             f"own_{label}": naming_rate(abstracts, tweets),
             f"clear_{label}": rate([is_clear(abstract) for abstract in abstracts]),
             f"unique_{label}": round(len(set(abstracts)) / count, 4),
-            f"tokens_per_cpu_second_{label}": round(made / used),
         }
     return scores
 

@@ -1,6 +1,7 @@
 """Targets, sources and views: what a rule's inputs are made of before anything is opened."""
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import PurePath
@@ -24,7 +25,7 @@ def suffix(path: str | PurePath) -> str:
     return found[0].lower() if found and found.start() else ""
 
 
-class Viewable:
+class Viewable(ABC):
     """What lazy views can be taken of; each call adds one and copies nothing."""
 
     @checked(".take()")
@@ -70,8 +71,9 @@ class Viewable:
         """Make a row of each item of a list column."""
         return self._view("explode", column)
 
+    @abstractmethod
     def _view(self, verb: str, *args: Any) -> "View":
-        raise NotImplementedError
+        """Add a step to what this is a view of."""
 
 
 class Target(Viewable):
