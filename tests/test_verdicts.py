@@ -286,3 +286,31 @@ def test_an_edit_that_breaks_the_ddfile_while_a_job_runs(project):
     project.ddfile("from pathlib import Path\n@step('a')\ndef a():\n    Path('Ddfile').write_text('def (')\n    yield {'x': 1}\n")
     result = project.run()
     assert result.code == 3 and "changed while it was made" in result.output
+
+
+def test_a_kill_between_the_swap_and_its_record_is_no_edit(abc):
+    """What lies there is the new result, and the store still says the old one: it is put right, not refused."""
+    from ddmake.store import open_store
+
+    old = open_store(abc.root).traces.at("c")[0]
+    edit(abc, "Ddfile", '"?"', '"??"')
+    abc.make()
+    new = open_store(abc.root).traces.at("c")[0]
+    traces = open_store(abc.root).traces
+    traces.place(old, {"": "c"})
+    traces.intend(new, {"": "c"})
+    assert abc.run("-n", "-v").verdicts() == {**FRESH, "c": "restore"}
+    abc.make()
+    assert abc.run("-n", "-v").verdicts() == FRESH
+    assert abc.rows("c")[0] == {"x": "ONE!??"} and not (abc.root / "c.bak").exists()
+
+
+def test_a_kill_between_the_first_swap_and_its_record_puts_nothing_aside(abc):
+    from ddmake.store import open_store
+
+    traces = open_store(abc.root).traces
+    trace = traces.at("c")[0]
+    traces.db.execute("DELETE FROM placed WHERE path = 'c'")
+    traces.intend(trace, {"": "c"})
+    abc.make()
+    assert abc.run("-n", "-v").verdicts() == FRESH and not (abc.root / "c.bak").exists()

@@ -103,6 +103,7 @@ def _decide(flow: Workflow, store: Store, rule: Rule) -> tuple[Planner, Verdict]
 
 def _restore(store: Store, rule: Rule, trace: Trace) -> Trace:
     """Put a result that is kept in the store back into place."""
+    _intend(store, rule, trace)
     for name, path in rule.outputs.items():
         manifest = trace.record["outputs"][name]["manifest"]
         scratch = store.folder / "scratch" / f"restore-{hashes.of_value(path)[:16]}"
@@ -132,6 +133,7 @@ def _make(flow: Workflow, store: Store, rule: Rule, planner: Planner, verdict: V
         _check_again(reload, store, rule, str(verdict.key))
     record = {**record_of(flow, rule, planner, verdict, started, usage, outputs), "metrics": _metrics(rule, scratch)}
     trace = store.traces.add(str(verdict.key), _fingerprint(flow, store, rule, planner), record)
+    _intend(store, rule, trace)
     for name, path in scratch.items():
         _place(store, rule, name, path, outputs[name]["manifest"])
     store.traces.place(trace, rule.outputs)
@@ -165,10 +167,17 @@ def _metrics(rule: Rule, outputs: dict[str, Path]) -> dict[str, Any]:
     return {name: value for name, value in told.items() if isinstance(value, (int, float))} if isinstance(told, dict) else {}
 
 
+def _intend(store: Store, rule: Rule, trace: Trace) -> None:
+    """Note what is about to be put where, and put aside what lies there and isn't ours."""
+    intents = store.traces.intents()
+    for path in rule.outputs.values():
+        if (store.root / path).exists() and path not in intents and store.traces.placed_at(path) is None:
+            stage.put_aside(store.root / path)
+    store.traces.intend(trace, rule.outputs)
+
+
 def _place(store: Store, rule: Rule, name: str, scratch: Path, manifest: dict[str, str]) -> None:
     place = store.root / rule.outputs[name]
-    if place.exists() and store.traces.placed_at(rule.outputs[name]) is None:
-        stage.put_aside(place)
     stage.swap(scratch, place, store.folder / "trash")
     for part, sha in manifest.items():
         store.files.note(place / part if part else place, sha)

@@ -23,6 +23,7 @@ from ddmake.engine.reasons import reason
 from ddmake.engine.schema import Columns, columns_of
 from ddmake.errors import DdfileError
 from ddmake.store import Store
+from ddmake.store.files import Manifest
 from ddmake.store.traces import Trace
 
 Word = Literal["fresh", "make", "restore", "maybe", "waiting", "edited", "manual"]
@@ -66,6 +67,7 @@ class Planner:
         self.verdicts: dict[int, Verdict] = {}
         self.columns: dict[str, Columns] = {}  # by target's path, where they are known
         self._sources: dict[str, Digest] = {}
+        self._intents = store.traces.intents()  # swaps that a kill has cut short
 
     def plan(self, names: Iterable[str]) -> Plan:
         """Return the plan for targets by name. Raises DdfileError for mistakes, and for a named target that must wait."""
@@ -105,7 +107,7 @@ class Planner:
         if trace is None:
             return Verdict(rule, "make", self._why(rule, made_of), key, made_of)
         gone = [path for path in rule.outputs.values() if not (self.flow.root / path).exists()]
-        if trace is here and not gone:
+        if trace is here and not gone and not self._intents.keys() & set(rule.outputs.values()):
             return Verdict(rule, "fresh", "", key, made_of, trace)
         if all(self.store.objects.has(out["manifest"]) for out in trace.record["outputs"].values()):
             strange = self._strange(rule)
@@ -155,10 +157,20 @@ class Planner:
             if not place.exists():
                 continue
             now = self.store.files.manifest(place)
+            if now == self._intended(path):
+                continue
             changed = [part for part in dict.fromkeys([*kept, *now]) if kept.get(part) != now.get(part)]
             if changed:
                 return f"{'/'.join(filter(None, [path, changed[0]]))} isn't what was made"
         return ""
+
+    def _intended(self, path: str) -> Manifest | None:
+        """Return the manifest of what was being put at a path when a kill came."""
+        if path not in self._intents:
+            return None
+        number, name = self._intents[path]
+        trace = self.store.traces.by_id(number)
+        return trace.record["outputs"][name]["manifest"] if trace else None
 
     def _why(self, rule: Rule, now: Ingredients) -> str:
         """Return why a rule has to be made: what differs from what it was last made of."""
@@ -170,7 +182,8 @@ class Planner:
     def _strange(self, rule: Rule) -> str:
         """Return what becomes of something that lies at an output and that ddmake didn't put there."""
         for path in rule.outputs.values():
-            if (self.flow.root / path).exists() and self.store.traces.placed_at(path) is None:
+            ours = path in self._intents or self.store.traces.placed_at(path) is not None
+            if (self.flow.root / path).exists() and not ours:
                 return f"what lies at {path} isn't ddmake's and will be put aside as {path}.bak"
         return ""
 

@@ -28,7 +28,12 @@ def m001_traces(db: "Database") -> None:
     db["runs"].create({"id": int, "started": str, "ddfile": str, "knobs": str}, pk="id")
 
 
-MIGRATIONS = (m001_traces,)
+def m002_placing(db: "Database") -> None:
+    """Make the table of swaps under way: what will lie at a path once a swap is done."""
+    db["placing"].create({"path": str, "trace": int, "output": str}, pk="path", foreign_keys=[("trace", "traces", "id")])
+
+
+MIGRATIONS = (m001_traces, m002_placing)
 
 
 @dataclass(frozen=True)
@@ -80,11 +85,23 @@ class Traces:
         number = self.db.execute(insert, (key, fingerprint, now, text)).lastrowid
         return Trace(number or 0, key, fingerprint, now, record)
 
+    def intend(self, trace: Trace, paths: dict[str, str]) -> None:
+        """Note that a trace's outputs are about to be put at these paths, by output name."""
+        rows = [(path, trace.id, name) for name, path in paths.items()]
+        self.db.execute("BEGIN IMMEDIATE")
+        self.db.executemany("INSERT OR REPLACE INTO placing (path, trace, output) VALUES (?, ?, ?)", rows)
+        self.db.execute("COMMIT")
+
+    def intents(self) -> dict[str, tuple[int, str]]:
+        """Return the swaps that were begun and not finished: trace's number and output's name, by path."""
+        return {path: (trace, name) for path, trace, name in self.db.execute("SELECT path, trace, output FROM placing")}
+
     def place(self, trace: Trace, paths: dict[str, str]) -> None:
         """Note that a trace's outputs lie at these paths, by output name."""
         rows = [(path, trace.id, name) for name, path in paths.items()]
         self.db.execute("BEGIN IMMEDIATE")
         self.db.executemany("INSERT OR REPLACE INTO placed (path, trace, output) VALUES (?, ?, ?)", rows)
+        self.db.executemany("DELETE FROM placing WHERE path = ?", [(path,) for path in paths.values()])
         self.db.execute("COMMIT")
 
     def start_run(self, ddfile: str, knobs: dict[str, Any]) -> None:
