@@ -1,7 +1,6 @@
 """How good models are at a task: their answers beside the references."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 from ddmake import step
@@ -29,7 +28,8 @@ def evaluate(models: Annotated[dict[str, Any], Model], rows: Rows, *, prompt: Pr
     A model gives one row: its name, the mean of each metric, and how many rows there were. `rouge_l` is the F-measure
     of ROUGE-L (Lin 2004) in points of 100, unstemmed; `exact_match` is in points of 100 too; any function of
     (answer, row) may be a metric, and where it returns None the row isn't counted. Rows whose reference is null are
-    left out. A prompt that is too long for a model counts as an empty answer.
+    left out. A model that is given as an llm() is asked as that says, and its answers are kept. A prompt that is too
+    long for a model counts as an empty answer.
     """
     chosen = scores.pick(metrics, reference)
     if reference not in rows.column_names:
@@ -43,8 +43,10 @@ def evaluate(models: Annotated[dict[str, Any], Model], rows: Rows, *, prompt: Pr
         yield {"model": name, **means, "rows": len(kept)}
 
 
-def ask(model: Path | str, turns: Sequence[Sequence[Mapping[str, str]]], max_tokens: int, separator: str) -> list[str]:
-    """Return a model's greedy answers to chat messages, in their order."""
+def ask(model: Any, turns: Sequence[Sequence[Mapping[str, str]]], max_tokens: int, separator: str) -> list[str]:
+    """Return the answers of an opened llm, or the greedy ones of a model's folder or Hub name, to chat messages in order."""
+    if hasattr(model, "complete"):
+        return [str(answer) for answer in model.complete(turns)]
     from ddmake.backends.base import Request
     from ddmake.backends.models import need
 
