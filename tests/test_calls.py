@@ -213,3 +213,28 @@ def test_evaluate_asks_llms_and_counts_what_a_metric_tells(project):
                  metrics=["exact_match", short])
     """).make()
     assert project.rows("scores") == [{"model": name, "exact_match": 75.0, "short": 1.0, "rows": 4} for name in ("plain", "loud")]
+
+
+def test_what_is_known_is_read_window_by_window(tmp_path):
+    """Answers from the cache don't pile up in memory before the first is used."""
+    from ddmake import llm
+    from ddmake.backends.echo import Echo
+    from ddmake.calls.cache import Calls
+    from ddmake.calls.model import WINDOW, OpenedLLM, Usage
+
+    def prompts():
+        for number in range(5 * WINDOW):
+            taken.append(number)
+            yield f"word {number}"
+
+    taken: list[int] = []
+    for expected in (0, 5 * WINDOW):
+        calls = Calls(tmp_path)
+        opened = OpenedLLM(llm("echo"), Echo(), calls, Usage(), lambda done, asked: None)
+        taken.clear()
+        answers = opened.stream(prompts())
+        assert next(answers) == "word 0"
+        assert len(taken) <= 2 * WINDOW
+        assert list(answers) == [f"word {number}" for number in range(1, 5 * WINDOW)]
+        assert opened.usage.cached == expected
+        calls.close()

@@ -100,21 +100,28 @@ class _Work:
         self.under_way: dict[bytes, list[int]] = {}  # numbers that wait for one call
         self.keys: dict[int, tuple[bytes, Request]] = {}
         self.next = 0
+        self.ended = False  # whether all requests have been taken
 
     def arrivals(self) -> Iterator[None]:
         """Fill `done`, yielding whenever something may have come."""
-        for number, answer in self.model.backend.answers(self._missing()):
-            key, request = self.keys.pop(number)
-            if answer.error is None:
-                self.model.calls.put(key, request, answer)
-            for place, waiting in enumerate(self.under_way.pop(key)):
-                self._finish(waiting, answer, cached=place > 0)
+        while not self.ended:
+            for number, answer in self.model.backend.answers(self._missing()):
+                key, request = self.keys.pop(number)
+                if answer.error is None:
+                    self.model.calls.put(key, request, answer)
+                for place, waiting in enumerate(self.under_way.pop(key)):
+                    self._finish(waiting, answer, cached=place > 0)
+                yield
             yield
-        yield
 
     def _missing(self) -> Iterator[tuple[int, int, Request]]:
-        """Yield the calls that have to be made; those that are known are done at once."""
-        while window := list(islice(self.requests, WINDOW)):
+        """Yield the calls that have to be made; those that are known are done at once.
+
+        It stops early where nothing is under way, so that what is done is read before more is looked up.
+        """
+        while not self.ended:
+            window = list(islice(self.requests, WINDOW))
+            self.ended = not window
             asked = [self.model.request_key(request) for request in window]
             known = self.model.calls.get(dict.fromkeys(key for key, _ in asked))
             for key, request in asked:
@@ -126,6 +133,8 @@ class _Work:
                 else:
                     self.under_way[key], self.keys[number] = [number], (key, request)
                     yield number, int.from_bytes(key[:8], "big"), request
+            if not self.under_way:
+                return
 
     def _finish(self, number: int, answer: Answer, cached: bool) -> None:
         self.done[number] = answer
