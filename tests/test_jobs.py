@@ -288,3 +288,37 @@ def test_a_project_that_holds_ddmakes_own_sources(project):
     output = process.communicate()[0]
     assert process.returncode == 0, output
     assert "made 2" in output
+
+
+def test_every_way_to_bind_inputs(project):
+    """By keyword or position, one input a parameter: a target, its path, a list, a dict, a target with several outputs."""
+    project.ddfile("""
+        @step("sum.jsonl", "later", [a := jsonl("a", "n.jsonl"), a.take(1)], {"x": a, "y": a.skip(1)})
+        def total(later, pair, named, *, factor=10):
+            yield {"later": len(later), "pair": [len(rows) for rows in pair], "named": {k: len(v) for k, v in named.items()},
+                   "factor": factor}
+
+        @step(outputs="later", inputs=a)
+        def later(rows):
+            return rows.select([0, 1])
+
+        parts = split("parts", a, validation=0.34)
+
+        @step("both.jsonl", parts)
+        def both(parts):
+            yield {name: len(rows) for name, rows in parts.items()}
+
+        @step
+        def measure(rows, *, by, where):
+            yield {"n": len(rows) * by, "there": len(where["rows"])}
+
+        measure("measured.jsonl", a, by=2, where={"rows": parts["train"]})
+        alias("small", both, "measured.jsonl")
+    """)
+    project.write("n.jsonl", '{"n": 1}\n{"n": 2}\n{"n": 3}\n')
+    project.make("small")
+    assert not (project.root / "sum.jsonl").exists()
+    project.make()
+    assert project.lines("sum.jsonl") == [{"later": 2, "pair": [3, 1], "named": {"x": 3, "y": 2}, "factor": 10}]
+    assert project.lines("both.jsonl") == [{"train": 2, "validation": 1}]
+    assert project.lines("measured.jsonl") == [{"n": 6, "there": 2}]
