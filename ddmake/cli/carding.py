@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path, PurePosixPath
 from uuid import uuid4
 
@@ -14,7 +15,7 @@ from ddmake.cli.show import rows, table
 from ddmake.ddfile.load import load
 from ddmake.ddfile.workflow import Workflow
 from ddmake.errors import DdfileError
-from ddmake.store import FOLDER, Store, open_store
+from ddmake.store import FOLDER, open_store
 
 Made = tuple[str, Card]
 
@@ -58,17 +59,13 @@ def _made(flow: Workflow, wanted: list[str], names: list[str]) -> Iterator[Made]
     if not (flow.root / FOLDER / "traces.db").exists():
         _refuse_unmade(flow, wanted, names)
         return
-    store = open_store(flow.root)
-    _refuse_unmade(flow, [path for path in wanted if not _is_placed(store, path)], names)
-    lineage = Lineage(store.traces)
-    for path in wanted:
-        found = card(store, lineage, path)
-        if found is not None:
-            yield path, found
-
-
-def _is_placed(store: Store, path: str) -> bool:
-    return bool(store.traces.db.execute("SELECT 1 FROM placed WHERE path = ?", (path,)).fetchone())
+    with closing(open_store(flow.root)) as store:
+        _refuse_unmade(flow, [path for path in wanted if store.traces.placed_at(path) is None], names)
+        lineage = Lineage(store.traces)
+        for path in wanted:
+            found = card(store, lineage, path)
+            if found is not None:
+                yield path, found
 
 
 def _refuse_unmade(flow: Workflow, unmade: list[str], names: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -21,17 +22,17 @@ def make(file: Path, targets: list[str], knobs: dict[str, str], dry_run: bool, j
     """Make or plan targets, and return the exit code."""
     flow = load(file, **knobs)
     os.chdir(flow.root)
-    store = open_store(flow.root)
-    planner = Planner(flow, store)
-    plan = planner.plan(targets)
-    if dry_run:
-        last = store.traces.last_knobs(flow.file.name)
-        click.echo(show.plan_json(flow, plan) if as_json else show.plan(flow, plan, last, verbose))
+    with closing(open_store(flow.root)) as store:
+        planner = Planner(flow, store)
+        plan = planner.plan(targets)
+        if dry_run:
+            last = store.traces.last_knobs(flow.file.name)
+            click.echo(show.plan_json(flow, plan) if as_json else show.plan(flow, plan, last, verbose))
+        elif plan.todo:
+            return _run(flow, store, planner, plan, jobs, keep_going)
+        else:
+            click.echo(show.nothing_to_do(plan, verbose))
         return 1 if _edited(plan) else 0
-    if not plan.todo:
-        click.echo(show.nothing_to_do(plan, verbose))
-        return 1 if _edited(plan) else 0
-    return _run(flow, store, planner, plan, jobs, keep_going)
 
 
 def _edited(plan: Plan) -> bool:

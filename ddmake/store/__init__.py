@@ -20,6 +20,10 @@ class Store:
     files: Files
     objects: Objects
 
+    def close(self) -> None:
+        """Let go of the database."""
+        self.traces.db.close()
+
 
 def open_store(root: Path) -> Store:
     """Open the store in a project's folder, made if it isn't there."""
