@@ -11,6 +11,7 @@
 A message reads: *where: what, by name. Did you mean …? Do this.*
 """
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -52,6 +53,11 @@ class PlanAgain(DdmakeError):
     """What a job was planned from has changed since."""
 
     exit_code = 3
+
+
+def placed(place: str, error: DdfileError) -> DdfileError:
+    """Return a mistake with its place before it, unless it names one already."""
+    return error if re.match(r"\S+:\d+: ", str(error)) else DdfileError(f"{place}: {error}")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

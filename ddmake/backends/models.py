@@ -10,6 +10,7 @@ from typing import Any
 
 from ddmake import toys
 from ddmake.errors import DdmakeError, MissingExtra
+from ddmake.fingerprint import hashes
 
 ADAPTER = "adapter_config.json"
 MEANING = (  # the files of a model folder that say what the model answers
@@ -18,7 +19,6 @@ MEANING = (  # the files of a model folder that say what the model answers
     "vocab*", "merges.txt", "spiece.model", "sentencepiece*.model", "chat_template.jinja",
 )
 SILENT = ("transformers_version", "peft_version", "_from_model_config", "_name_or_path", "base_model_name_or_path")
-BLOCK = 1 << 20
 
 
 def need(package: str, extra: str, use: str) -> None:
@@ -102,7 +102,7 @@ def files_sha(folder: Path | str) -> str:
     """
     total = hashlib.sha256()
     for path in sorted({path for pattern in MEANING for path in Path(folder).glob(pattern) if path.is_file()}):
-        content = config_sha(path) if path.name.endswith("config.json") else file_sha(path)
+        content = config_sha(path) if path.name.endswith("config.json") else hashes.of_file(path)
         total.update(f"{path.name}\0{content}\n".encode())
     return total.hexdigest()
 
@@ -112,15 +112,6 @@ def config_sha(path: Path) -> str:
     values = json.loads(path.read_text(encoding="utf-8"))
     meant = {name: value for name, value in values.items() if name not in SILENT}
     return hashlib.sha256(json.dumps(meant, sort_keys=True).encode()).hexdigest()
-
-
-def file_sha(path: Path) -> str:
-    """Return the sha256 of a file, read in blocks."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def plain_text(messages: Sequence[Mapping[str, str]], separator: str, encoder_decoder: bool) -> str:

@@ -17,7 +17,7 @@ from ddmake.ddfile.specs import LLM
 from ddmake.ddfile.target import ModelName, Source, Target, View, suffix
 from ddmake.ddfile.template import Template
 from ddmake.ddfile.workflow import Workflow
-from ddmake.errors import DdfileError
+from ddmake.errors import DdfileError, placed
 from ddmake.fingerprint import code, hashes
 
 SCHEMA = 1  # raised when the same recipe would get another key
@@ -47,8 +47,7 @@ def ingredients(flow: Workflow, rule: Rule, identify: Identify) -> Ingredients:
     try:
         return _ingredients(flow, rule, identify)
     except DdfileError as error:
-        text = str(error)
-        raise DdfileError(text if text.startswith(rule.place) else f"{rule.place}: {rule.label}: {text}") from None
+        raise placed(f"{rule.place}: {rule.label}", error) from None
 
 
 def _ingredients(flow: Workflow, rule: Rule, identify: Identify) -> Ingredients:

@@ -6,7 +6,7 @@ from ddmake.artifacts.views import columns_after
 from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.target import Source, View
 from ddmake.ddfile.workflow import Workflow
-from ddmake.errors import DdfileError
+from ddmake.errors import DdfileError, placed
 
 Columns = list[str] | None
 
@@ -23,8 +23,7 @@ def columns_of(flow: Workflow, rule: Rule, known: dict[str, Columns]) -> dict[st
     try:
         told = tell(inputs, rule.arguments)
     except DdfileError as error:
-        text = str(error)
-        raise DdfileError(text if text.startswith(rule.place) else f"{rule.place}: {rule.label}: {text}") from None
+        raise placed(f"{rule.place}: {rule.label}", error) from None
     return {name: told for name in rule.outputs}
 
 

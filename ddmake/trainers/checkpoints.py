@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ddmake.backends.models import file_sha
+from ddmake.fingerprint import hashes
 
 SEAL = "COMPLETE"
 KEEP = 2
@@ -72,7 +72,7 @@ def seal(checkpoint: Path, notes: Mapping[str, object]) -> None:
     for path in sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != SEAL):
         sync(path)
         size = path.stat().st_size
-        files[path.relative_to(checkpoint).as_posix()] = {"size": size, "sha256": file_sha(path)}
+        files[path.relative_to(checkpoint).as_posix()] = {"size": size, "sha256": hashes.of_file(path)}
     scratch = checkpoint / f"{SEAL}.new"
     scratch.write_text(json.dumps({"files": files, **notes}, indent=1), encoding="utf-8")
     sync(scratch)
@@ -104,7 +104,7 @@ def damage(checkpoint: Path) -> str | None:
         return "it was not finished"
     for name, known in files.items():
         path = checkpoint / name
-        if not path.is_file() or path.stat().st_size != known["size"] or file_sha(path) != known["sha256"]:
+        if not path.is_file() or path.stat().st_size != known["size"] or hashes.of_file(path) != known["sha256"]:
             return f"{name} is not what was written"
     return None
 
