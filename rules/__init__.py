@@ -5,7 +5,9 @@ Each is a plain function and can be read as an example of how to write one's own
 
 from ddmake.rules.data import jsonl, split
 from ddmake.rules.evaluation import evaluate
+from ddmake.rules.hub import hub
 from ddmake.rules.prompting import generate, transform
+from ddmake.rules.shell import shell
 from ddmake.rules.training import finetune
 
-__all__ = ["evaluate", "finetune", "generate", "jsonl", "split", "transform"]
+__all__ = ["evaluate", "finetune", "generate", "hub", "jsonl", "shell", "split", "transform"]

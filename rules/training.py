@@ -49,6 +49,7 @@ def finetune(parts: Annotated[Any, Parts("train", observed=("validation",))], *,
     encoder-decoders such as T5 by transformers' Seq2SeqTrainer. A base with a chat template learns user and assistant
     turns; one without learns plain text: prompt, separator, completion. A validation set only draws a curve.
     """
+    from ddmake.backends.hub import name_of
     from ddmake.backends.models import base_name, is_encoder_decoder, need
 
     for package in ("transformers", "trl", "datasets"):
@@ -60,10 +61,12 @@ def finetune(parts: Annotated[Any, Parts("train", observed=("validation",))], *,
 
     encoder_decoder = is_encoder_decoder(base, revision)
     rate = learning_rate if learning_rate is not None else RATES[encoder_decoder, peft is not None]
+    hub = name_of(base)
     settings = Settings(
-        base=base, base_name=base_name(base), revision=revision, peft=peft, epochs=epochs, batch_size=batch_size,
-        micro_batch=micro_batch, learning_rate=rate, warmup=warmup, schedule=schedule, weight_decay=weight_decay,
-        max_grad_norm=max_grad_norm, max_length=max_length, dtype=dtype, seed=seed, separator=separator,
+        base=base, base_name=hub.repo if hub else base_name(base), revision=hub.revision if hub else revision, peft=peft,
+        epochs=epochs, batch_size=batch_size, micro_batch=micro_batch, learning_rate=rate, warmup=warmup,
+        schedule=schedule, weight_decay=weight_decay, max_grad_norm=max_grad_norm, max_length=max_length, dtype=dtype,
+        seed=seed, separator=separator,
     )
     named = parts if isinstance(parts, Mapping) else {"train": parts}
     shown = {name: examples(rows, prompt, completion, messages)

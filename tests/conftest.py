@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
@@ -33,7 +34,7 @@ class Result:
 
     def verdicts(self) -> dict[str, str]:
         """Return the verdict of each target that the table names."""
-        rows = re.findall(r"^(make|restore|maybe|waiting|edited|fresh|manual) +(\S.*?)(?:  |$)", self.output, re.MULTILINE)
+        rows = re.findall(r"^(make|restore|adopt|maybe|waiting|edited|fresh|manual) +(\S.*?)(?:  |$)", self.output, re.MULTILINE)
         return {target: word for word, targets in rows for target in targets.split(", ")}
 
     def why(self, target: str) -> str:
@@ -101,3 +102,29 @@ class Project:
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     return Project(tmp_path)
+
+
+class Service:
+    """The fake service, in a process of its own."""
+
+    def __init__(self, latency: float):
+        script = str(Path(__file__).with_name("fake_openai.py"))
+        self.process = subprocess.Popen([sys.executable, script, str(latency)], stdout=subprocess.PIPE, text=True)
+        self.root = f"http://127.0.0.1:{int(self.process.stdout.readline())}"
+        self.url = f"{self.root}/v1"
+
+    def counts(self) -> dict:
+        with urllib.request.urlopen(f"{self.root}/counts") as reply:
+            return json.load(reply)
+
+    def fail(self, share: float, *kinds: str, **more: str) -> None:
+        data = json.dumps({"share": share, "kinds": kinds, **more}).encode()
+        urllib.request.urlopen(urllib.request.Request(f"{self.root}/faults", data=data)).close()
+
+
+@pytest.fixture
+def service(request):
+    found = Service(getattr(request, "param", 0.0))
+    yield found
+    found.process.kill()
+    found.process.wait()

@@ -1,41 +1,10 @@
 """Calls to a service: sent once, kept at once, tried again when that may help and not when it can't."""
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
-import urllib.request
-from pathlib import Path
 
 import pytest
-
-
-class Service:
-    """The fake service, in a process of its own."""
-
-    def __init__(self, latency: float):
-        script = str(Path(__file__).with_name("fake_openai.py"))
-        self.process = subprocess.Popen([sys.executable, script, str(latency)], stdout=subprocess.PIPE, text=True)
-        self.root = f"http://127.0.0.1:{int(self.process.stdout.readline())}"
-        self.url = f"{self.root}/v1"
-
-    def counts(self) -> dict:
-        with urllib.request.urlopen(f"{self.root}/counts") as reply:
-            return json.load(reply)
-
-    def fail(self, share: float, *kinds: str, **more: str) -> None:
-        data = json.dumps({"share": share, "kinds": kinds, **more}).encode()
-        urllib.request.urlopen(urllib.request.Request(f"{self.root}/faults", data=data)).close()
-
-
-@pytest.fixture
-def service(request):
-    found = Service(getattr(request, "param", 0.0))
-    yield found
-    found.process.kill()
-    found.process.wait()
 
 
 def workflow(project, service, prompt="Say {{ x }}", n=20, **llm):

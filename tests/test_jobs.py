@@ -1,6 +1,5 @@
 """Jobs: in processes of their own, under locks, told clearly when they fail, harmless when killed."""
 
-import os
 import signal
 import time
 
@@ -167,27 +166,6 @@ def test_two_heads_do_a_job_once(project):
     outputs = [head.communicate()[0] for head in heads]
     assert [head.returncode for head in heads] == [0, 0], outputs
     assert (project.root / "runs.txt").read_text() == "x"
-
-
-def test_kill_9_of_the_head_takes_its_workers_along(project):
-    project.ddfile(SLOW.format(seconds=60))
-    head = project.command()
-    wait_for(project.root / "runs.txt")
-    os.kill(head.pid, signal.SIGKILL)
-    head.wait()
-    deadline = time.monotonic() + 10
-    while any(str(project.root) in line for line in running()):
-        assert time.monotonic() < deadline, "a worker outlived its head"
-        time.sleep(0.05)
-    project.ddfile(SLOW.format(seconds=0))
-    project.make()
-    assert len(project.rows("slow")) == 1
-
-
-def running():
-    import psutil
-
-    return [" ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"]) if "job" in (p.info["cmdline"] or [])]
 
 
 def test_ctrl_c_stops_and_says_what_is_kept(project):

@@ -19,7 +19,7 @@ COUNTS_FOR_NOTHING = {
 
 
 def key(project, parameters):
-    project.ddfile(f"generate('g', llm=llm('hf/some/model'{parameters}), prompt='x', n=1)")
+    project.ddfile(f"generate('g', llm=llm('openai/some-model'{parameters}), prompt='x', n=1)")
     return json.loads(project.make("-n", "--json").output)["rules"][0]["key"]
 
 

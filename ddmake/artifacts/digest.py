@@ -28,7 +28,7 @@ def kind_of(path: Path) -> str:
 
 def digest(path: Path, manifest: Manifest) -> Digest:
     """Return an artifact's digest; `manifest` holds the hashes of its files."""
-    kind = kind_of(path)
+    kind = "file" if "" in manifest else kind_of(path)
     if kind == "dataset":
         return _dataset(path)
     if kind == "model":

@@ -5,22 +5,30 @@ import shutil
 from pathlib import Path
 from uuid import uuid4
 
+from ddmake.store.points import reached
+
 
 def swap(new: Path, place: Path, trash: Path) -> None:
     """Move an artifact to its place; what lay there goes. `trash` lies on the same file system."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    trash.mkdir(parents=True, exist_ok=True)
-    old = trash / uuid4().hex
-    if place.exists() or place.is_symlink():
+    old = None
+    if os.path.lexists(place):
+        trash.mkdir(parents=True, exist_ok=True)
+        old = trash / uuid4().hex
         os.rename(place, old)
+        reached("old one moved away")
     os.rename(new, place)
-    remove(old)
+    reached("new one in place")
+    if old is not None:
+        remove(old)
 
 
-def put_aside(path: Path) -> None:
-    """Rename what lies at a path to `<name>.bak`, or `.bak2` and so on where that is taken."""
-    names = (path.with_name(f"{path.name}.bak{number if number > 1 else ''}") for number in range(1, 1000))
-    os.rename(path, next(name for name in names if not name.exists()))
+def put_aside(path: Path) -> Path:
+    """Rename what lies at a path to `<name>.bak`, or `.bak2` and so on where that is taken, and return where it is."""
+    names = (path.with_name(f"{path.name}.bak{number if number > 1 else ''}") for number in range(1, 1_000_000))
+    free = next(name for name in names if not os.path.lexists(name))
+    os.rename(path, free)
+    return free
 
 
 def remove(path: Path) -> None:

@@ -53,10 +53,9 @@ def check_name(name: str, base_url: str | None) -> str | None:
 def _local(spec: "LLM", model: Path | str, adapter: Path | None) -> Backend:
     for package in ("torch", "transformers"):
         need(package, "local", f"llm({str(spec.name)!r})" if isinstance(spec.name, str) else "a local llm")
-    from ddmake.backends.hf import LocalModel
+    from ddmake.backends.local import open_local
 
-    return LocalModel(model, adapter=adapter, revision=spec.revision, dtype=spec.dtype, device_map=spec.device_map,
-                      batch_size=spec.batch_size, sampling=spec.sampling())
+    return open_local(spec, model, adapter)
 
 
 def _others() -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
+from ddmake.backends import stopping
 from ddmake.backends.base import Answer, Request
 from ddmake.errors import ProviderError
 
@@ -26,6 +27,7 @@ DEFAULT_URL = "https://api.openai.com/v1"
 CONCURRENCY, TIMEOUT, RETRIES = 64, 600.0, 8
 WHOLE_RULE = {401, 403, 404}  # the next request would meet them too: key, rights, model
 NO_CREDIT = {"insufficient_quota", "billing_hard_limit_reached"}
+NAP = 0.25  # seconds between two looks whether the job is to end
 LONGEST_WAIT = 60.0  # seconds between two tries, unless the server asks for more
 
 Numbered = tuple[int, Answer]
@@ -40,8 +42,16 @@ class Pause:
     async def over(self) -> None:
         """Wait until the pause is over, with a little jitter so that not all begin at once."""
         loop = asyncio.get_running_loop()
-        while (left := self.until - loop.time()) > 0:
-            await asyncio.sleep(left * random.uniform(1.0, 1.1))
+        while (left := self.until - loop.time()) > 0 and not stopping.asked():
+            await sleep(left * random.uniform(1.0, 1.1))
+
+
+async def sleep(seconds: float) -> None:
+    """Sleep, but not on when the job is to end."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    while (left := end - loop.time()) > 0 and not stopping.asked():
+        await asyncio.sleep(min(left, NAP))
 
 
 class Retry(Exception):
@@ -82,7 +92,8 @@ class OpenAI:
     def answers(self, requests: Iterable[tuple[int, int, Request]]) -> Iterator[Numbered]:
         """Answer requests as their replies come; as many are in flight as `concurrency` allows.
 
-        Raises ProviderError for a refusal that concerns all of them; answers that came before are yielded first.
+        Raises ProviderError for a refusal that concerns all of them; answers that came before are yielded first. When the
+        job is to end, nothing more is sent, and what is in flight is yielded before Stopped is raised.
         """
         source = iter(requests)
         first = next(source, None)
@@ -93,23 +104,28 @@ class OpenAI:
         come: queue.Queue[Numbered | BaseException | None] = queue.Queue()
         thread = threading.Thread(target=lambda: asyncio.run(self._serve(asked, come, key)), daemon=True)
         thread.start()
-        pending, room, ended = 0, 2 * self._concurrency, False
         try:
-            while not ended or pending:
-                while not ended and pending < room:
-                    taken = next(source, None)
-                    ended = taken is None
-                    if taken is not None:
-                        asked.put((taken[0], taken[2]))
-                        pending += 1
-                if pending:
-                    reply = come.get()
-                    if isinstance(reply, BaseException):
-                        raise reply
-                    pending -= 1
-                    yield reply
+            with stopping.finishing():
+                yield from self._replies(source, asked, come)
         finally:
             asked.put(None)
+
+    def _replies(self, source: Iterator[tuple[int, int, Request]], asked: queue.Queue, come: queue.Queue) -> Iterator[Numbered]:
+        """Hand requests over as there is room, and yield the replies."""
+        pending, room, ended = 0, 2 * self._concurrency, False
+        while not ended or pending:
+            while not ended and pending < room:
+                taken = None if stopping.asked() else next(source, None)
+                ended = taken is None
+                if taken is not None:
+                    asked.put((taken[0], taken[2]))
+                    pending += 1
+            if pending:
+                reply = come.get()
+                if isinstance(reply, BaseException):
+                    raise reply
+                pending -= 1
+                yield reply
 
     def close(self) -> None:
         """Do nothing: a session ends with the requests it was opened for."""
@@ -154,6 +170,8 @@ class OpenAI:
         body, retries = self._body(request), RETRIES if self.spec.retries is None else self.spec.retries
         for attempt in range(retries + 1):
             await self.pause.over()
+            if stopping.asked():
+                return Answer(model=self.model, error="stopped before it was sent")
             try:
                 return await self._post(session, body)
             except (TimeoutError, Retry, aiohttp.ClientError, json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -170,7 +188,7 @@ class OpenAI:
         if asked is not None:
             self.pause.until = max(self.pause.until, asyncio.get_running_loop().time() + asked)
         else:
-            await asyncio.sleep(min(0.25 * 2**attempt, LONGEST_WAIT) * random.uniform(0.5, 1.0))
+            await sleep(min(0.25 * 2**attempt, LONGEST_WAIT) * random.uniform(0.5, 1.0))
 
     async def _post(self, session: aiohttp.ClientSession, body: dict[str, Any]) -> Answer:
         async with session.post(f"{self.url}/chat/completions", json=body) as reply:

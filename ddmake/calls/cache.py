@@ -1,8 +1,10 @@
 """The calls' database: every answer under its own key, so that none is asked for twice.
 
-Rowid table with a unique 16-byte key, 16 kB pages, WAL; one writer thread commits every 50 ms or 256 answers.
+Rowid table with a unique 16-byte key, 16 kB pages, WAL; one writer thread commits every 50 ms or 256 answers. Each row
+carries a checksum: one that doesn't fit, for a flipped byte, is no answer, and is asked for again.
 """
 
+import hashlib
 import json
 import queue
 import sqlite3
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
 FLUSH_SECONDS, FLUSH_ROWS = 0.05, 256
 LOOK_UP = 500  # keys a query
 
-COLUMNS = "key, answer, model, finish_reason, tokens_in, tokens_out, request, made"
+COLUMNS = "key, answer, model, finish_reason, tokens_in, tokens_out, request, made, checksum"
+ANSWER = "key, answer, model, finish_reason, tokens_in, tokens_out"
 
 
 def m001_calls(db: "Database") -> None:
@@ -33,7 +36,19 @@ def m001_calls(db: "Database") -> None:
     db["calls"].create_index(["key"], unique=True)
 
 
-MIGRATIONS = (m001_calls,)
+def m002_checksums(db: "Database") -> None:
+    """Give each call a checksum."""
+    db["calls"].add_column("checksum", bytes)
+    rows = db.execute(f"SELECT id, {ANSWER} FROM calls").fetchall()
+    db.conn.executemany("UPDATE calls SET checksum = ? WHERE id = ?", [(checksum(row[1:]), row[0]) for row in rows])
+
+
+MIGRATIONS = (m001_calls, m002_checksums)
+
+
+def checksum(row: tuple) -> bytes:
+    """Return the checksum of a call's key and answer."""
+    return hashlib.blake2b(repr(row).encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
 class Calls:
@@ -53,18 +68,20 @@ class Calls:
         for at in range(0, len(wanted), LOOK_UP):
             some = wanted[at:at + LOOK_UP]
             marks = ",".join("?" * len(some))
-            query = f"SELECT key, answer, model, finish_reason, tokens_in, tokens_out FROM calls WHERE key IN ({marks})"
-            for key, text, model, finish, tokens_in, tokens_out in self.db.execute(query, some):
-                found[key] = Answer(text, model=model, finish_reason=finish, tokens_in=tokens_in, tokens_out=tokens_out)
+            for *row, told in self.db.execute(f"SELECT {ANSWER}, checksum FROM calls WHERE key IN ({marks})", some):
+                if checksum(tuple(row)) == told:
+                    key, text, model, finish, tokens_in, tokens_out = row
+                    found[key] = Answer(text, model=model, finish_reason=finish, tokens_in=tokens_in, tokens_out=tokens_out)
+                else:
+                    self.db.execute("DELETE FROM calls WHERE key = ?", (row[0],))
         return found
 
     def put(self, key: bytes, request: Request, answer: Answer) -> None:
         """Keep an answer; it is committed within 50 ms."""
         if self._failed:
             raise self._failed
-        asked = json.dumps(request.messages, ensure_ascii=False)
-        self._waiting.put((key, str(answer), answer.model, answer.finish_reason, answer.tokens_in, answer.tokens_out,
-                           asked, time.time()))
+        row = (key, str(answer), answer.model, answer.finish_reason, answer.tokens_in, answer.tokens_out)
+        self._waiting.put((*row, json.dumps(request.messages, ensure_ascii=False), time.time(), checksum(row)))
 
     def close(self) -> None:
         """Commit what is waiting. Raises what the writer met."""
@@ -82,7 +99,7 @@ class Calls:
             try:
                 if rows:
                     db.execute("BEGIN IMMEDIATE")
-                    db.executemany(f"INSERT OR IGNORE INTO calls ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+                    db.executemany(f"INSERT OR IGNORE INTO calls ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
                     db.execute("COMMIT")
             except sqlite3.Error as error:
                 self._failed, open_ = error, False

@@ -48,10 +48,10 @@ def _sum(total: int | None, more: int | None) -> int | None:
 
 
 class OpenedLLM:
-    """An llm that can be asked. `tell(done, asked)` is called as answers come."""
+    """An llm that can be asked. `tell(done, asked)` is called as answers come; another `epoch` asks all anew."""
 
-    def __init__(self, spec: LLM, backend: Backend, calls: Calls, usage: Usage, tell: Callable[[int, int], None]):
-        self.spec, self.backend, self.calls, self.usage, self.tell = spec, backend, calls, usage, tell
+    def __init__(self, spec: LLM, backend: Backend, calls: Calls, usage: Usage, tell: Callable[[int, int], None], epoch: int = 0):
+        self.spec, self.backend, self.calls, self.usage, self.tell, self.epoch = spec, backend, calls, usage, tell, epoch
         self.sampling = {**spec.sampling(), "extra": spec.extra, "sample": spec.sample}
         self.identity = backend.identity()
         self._seen: Counter[bytes] = Counter()  # how often each request came: its sample's number
@@ -62,7 +62,7 @@ class OpenedLLM:
 
     def stream(self, prompts: Iterable[Prompt], schema: Mapping[str, Any] | None = None) -> Iterator[Answer]:
         """Yield one answer per prompt, in order, as soon as it and those before it are there."""
-        work = _Work(self, (_request(prompt, schema) for prompt in prompts))
+        work = _Work(self, (_request(prompt, schema, self.epoch) for prompt in prompts))
         number = 0
         for _ in work.arrivals():
             while number in work.done:
@@ -142,6 +142,6 @@ class _Work:
         self.model.tell(self.model.usage.sent + self.model.usage.cached, self.next)
 
 
-def _request(prompt: Prompt, schema: Mapping[str, Any] | None) -> Request:
+def _request(prompt: Prompt, schema: Mapping[str, Any] | None, epoch: int) -> Request:
     messages = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else tuple(dict(m) for m in prompt)
-    return Request(messages, schema)
+    return Request(messages, schema, epoch=epoch)

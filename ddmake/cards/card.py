@@ -27,7 +27,7 @@ def card(store: Store, lineage: Lineage, path: str) -> Card | None:
     if found is None:
         return None
     trace, name = found
-    out, steps = trace.record["outputs"][name], lineage.chain(path, trace)
+    out, steps = trace.outputs[name], lineage.chain(path, trace)
     entries = {shown(step.name): _entry(lineage, step, trace) for step in steps}
     digest, kind = out["digest"], _kind(path, out)
     columns = {column: told["type"] for column, told in digest.get("columns", {}).items()}
@@ -131,7 +131,7 @@ def _evaluations(store: Store, lineage: Lineage, path: str, sha: str) -> list[Fa
 def _evaluation(store: Store, entry: Facts, place: str, done: Trace, sha: str) -> Facts:
     """Return an evaluation's rows, what they were taken on, and which model is called what in them."""
     used = {model["name"] for model in entry.get("models", [])}
-    out = next(iter(done.record["outputs"].values()))
+    out = next(iter(done.outputs.values()))
     return {
         "name": shown(place),
         "fingerprint": done.fingerprint,

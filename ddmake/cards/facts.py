@@ -40,7 +40,7 @@ def facts(trace: Trace, before: Mapping[int, Trace]) -> Facts:
         "doc": inspect.cleandoc(recipe.get("doc") or ""),
         "about": recipe.get("about") or "",
         "fingerprint": trace.fingerprint,
-        "outputs": {out["path"]: _output(out) for out in record["outputs"].values()},
+        "outputs": {out["path"]: _output(out) for out in trace.outputs.values()},
         "inputs": [_input(given, before.get(given["trace"]), made_of) for given in record["inputs"]],
         "models": [_model(known, fields) for known, fields in used],
         "base": _base(record),
@@ -102,11 +102,11 @@ def _models(record: Mapping[str, Any]) -> list[tuple[Known, Facts]]:
     found, through = [], set()
     for fields in _llms(record["ingredients"]):
         through |= {part["sha"] for part in (fields["name"], fields.get("adapter")) if isinstance(part, dict)}
-        found.append((_asked(fields, told, paths), _sampling(fields, paths)))
+        found.append((_asked(fields, told, paths), {**_sampling(fields, paths), **_commit(_told(fields, told))}))
     for model in record["models"]:
         if "sampling" not in model:
-            known = models.known(model["name"], asked=False)
-            found.append((replace(known, name=spoken(known.name)), {}))
+            known = models.known(model["name"], asked=False, revision=model.get("revision"))
+            found.append((replace(known, name=spoken(known.name)), _commit(model)))
     for sha, kind in _kinds(record["ingredients"]).items():
         if kind == "model" and sha not in through and sha in paths:
             found.append((_folder(paths[sha]), {}))
@@ -118,9 +118,19 @@ def _asked(fields: Facts, told: Mapping[str, Any], paths: Mapping[str, Any]) -> 
     name = fields["name"]
     if isinstance(name, dict):
         return _folder(paths[name["sha"]]) if name["sha"] in paths else Known(UNKNOWN)
-    said = told.get(name, {})
-    known = models.known(name, asked=True, elsewhere="base_url" in fields or "identity" in fields)
+    said, elsewhere = _told(fields, told), "base_url" in fields or "identity" in fields
+    known = models.known(name, asked=True, elsewhere=elsewhere, revision=said.get("revision"))
     return models.told(replace(known, name=spoken(name)), said.get("license"), said.get("citation"), said.get("url"))
+
+
+def _told(fields: Facts, told: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what the record tells of an llm that goes by a name."""
+    return told.get(fields["name"], {}) if isinstance(fields["name"], str) else {}
+
+
+def _commit(model: Mapping[str, Any]) -> Facts:
+    """Return the commit on the Hub that a model was pinned to."""
+    return {"revision": model["revision"]} if model.get("revision") else {}
 
 
 def _folder(given: Mapping[str, Any]) -> Known:
@@ -180,7 +190,7 @@ def _input(given: Mapping[str, Any], made_by: Trace | None, made_of: Mapping[str
 
 def _only_watched(given: Mapping[str, Any], made_by: Trace, made_of: Mapping[str, Any]) -> bool:
     """Tell whether an input is a dataset that is no ingredient: a validation set that only draws a curve."""
-    digest = next((out["digest"] for out in made_by.record["outputs"].values() if out["digest"]["sha"] == given["digest"]), {})
+    digest = next((out["digest"] for out in made_by.outputs.values() if out["digest"]["sha"] == given["digest"]), {})
     if digest.get("kind") != "dataset":
         return False
     datasets = [part for _, value in _parameters(made_of) for part in _dicts(value) if part.get("kind") == "dataset"]

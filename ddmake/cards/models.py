@@ -96,11 +96,11 @@ TOYS = {
 }
 
 
-def known(name: str, asked: bool, elsewhere: bool = False) -> Known:
+def known(name: str, asked: bool, elsewhere: bool = False, revision: str | None = None) -> Known:
     """Return what is known of a model by name.
 
     `asked`: the name is an llm's, "backend/model"; else it is a toy's or the Hub's. `elsewhere`: a server of the
-    user's own answers for it, of which nothing is known.
+    user's own answers for it, of which nothing is known. `revision`: the commit on the Hub that was used.
     """
     kind, _, rest = name.partition("/")
     if kind in TOYS and (asked or not rest):
@@ -112,30 +112,30 @@ def known(name: str, asked: bool, elsewhere: bool = False) -> Known:
         return Known(name, page, OPENAI_TERMS, GPT_4O_CARD if GPT_4O.fullmatch(rest) else UNKNOWN, page)
     if asked and kind != "hf":
         return Known(name)
-    return _on_hub(name, rest if asked else name, "model")
+    return _on_hub(name, rest if asked else name, "model", revision)
 
 
 def dataset(name: str) -> Known:
     """Return what is known of a dataset on the Hub."""
-    return _on_hub(name, name, "dataset")
+    return _on_hub(name, name, "dataset", None)
 
 
-def _on_hub(name: str, hub: str, kind: str) -> Known:
+def _on_hub(name: str, hub: str, kind: str, revision: str | None) -> Known:
     if not HUB_NAME.fullmatch(hub):
         return Known(name)
     url = f"{HUB}/{hub}" if kind == "model" else f"{HUB}/datasets/{hub}"
     fact = FACTS.get(hub) if kind == "model" else None
     if fact is not None:
         return Known(name, url, fact.license, fact.citation, url, hub)
-    return Known(name, url, _cached_license(hub, kind), url=url, hub=hub)
+    return Known(name, url, _cached_license(hub, kind, revision), url=url, hub=hub)
 
 
-def _cached_license(hub: str, kind: str) -> str:
+def _cached_license(hub: str, kind: str, revision: str | None) -> str:
     """Return the licence that a card in the Hub's local cache tells, without the network."""
     from huggingface_hub import DatasetCard, ModelCard, try_to_load_from_cache
 
     try:
-        file = try_to_load_from_cache(hub, "README.md", repo_type=kind)
+        file = try_to_load_from_cache(hub, "README.md", repo_type=kind, revision=revision)
         if not isinstance(file, str):
             return UNKNOWN
         data = (ModelCard if kind == "model" else DatasetCard).load(file, ignore_metadata_errors=True).data

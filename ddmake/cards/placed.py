@@ -15,24 +15,23 @@ Rows = list[dict[str, Any]]
 
 def rows(store: Store, path: str, manifest: dict[str, str]) -> Rows | None:
     """Return the rows of a small dataset; None if they aren't there, were edited, or are too many."""
-    place = store.root / path
-    if not _unchanged(store, place, manifest):
+    if not _unchanged(store, path, manifest):
         return None
-    table = _table(place)
+    table = _table(store.root / path)
     return None if table is None or table.num_rows > MOST else [_row(row) for row in table.to_pylist()]
 
 
 def config(store: Store, path: str, manifest: dict[str, str], name: str) -> dict[str, Any]:
     """Return a JSON file of a model folder; {} if it isn't there or was edited."""
     file = store.root / path / name
-    if name not in manifest or not file.is_file() or store.files.sha(file) != manifest[name]:
+    if name not in manifest or not file.is_file() or store.files.sha(f"{path}/{name}") != manifest[name]:
         return {}
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def _unchanged(store: Store, place: Path, manifest: dict[str, str]) -> bool:
+def _unchanged(store: Store, path: str, manifest: dict[str, str]) -> bool:
     try:
-        return place.exists() and store.files.manifest(place) == manifest
+        return store.files.manifest(path) == manifest
     except DdmakeError:  # links and special files: not what was made
         return False
 

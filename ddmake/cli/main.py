@@ -1,18 +1,19 @@
 """`ddmake`: make by default, commands by name."""
 
 import re
-import sqlite3
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
+from ddmake import __version__
 from ddmake.errors import DdfileError, DdmakeError
-from ddmake.store.database import told
 
 KNOB = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)=(.*)", re.DOTALL)
-WITH_VALUE = ("-f", "--file", "-j", "--jobs", "--executor", "--to")  # options whose next word is their value
+# options whose next word is their value
+WITH_VALUE = ("-f", "--file", "-j", "--jobs", "--executor", "--to", "--until", "--into", "--config",
+              "--format", "-o", "--output", "--result", "--older-than", "--max-size")
 DEFAULT = "make"
 
 
@@ -41,15 +42,25 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except DdmakeError as error:
             _fail(str(error), error.exit_code)
-        except sqlite3.DatabaseError as error:
-            _fail(f".ddmake: {told(error)}", 1)
         except OSError as error:
             _fail(f"{error.filename or 'ddmake'}: {error.strerror or error}", 1)
+        except Exception as error:
+            _fail_if_damaged(error)
+            raise
 
 
 def _fail(words: str, code: int) -> NoReturn:
     click.echo(words, err=True)
     sys.exit(code)
+
+
+def _fail_if_damaged(error: Exception) -> None:
+    """Tell an error of the database in a sentence; a command that has opened none hasn't loaded sqlite3 either."""
+    sqlite3 = sys.modules.get("sqlite3")
+    if sqlite3 is not None and isinstance(error, sqlite3.DatabaseError):
+        from ddmake.store.database import told
+
+        _fail(f".ddmake: {told(error)}", 1)
 
 
 def _first_word(args: list[str]) -> int | None:
@@ -76,6 +87,14 @@ def split_words(words: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
     return targets, knobs
 
 
+def _one_of(**given: bool) -> Any:
+    """Return the last flag that is given; raises DdfileError for two besides the first."""
+    names = [name for name, value in given.items() if value]
+    if len(names) > 2:
+        raise DdfileError(f"--{names[1]} and --{names[2]} exclude each other.")
+    return names[-1]
+
+
 def quiet_exit(code: int) -> NoReturn:
     """End without waiting for threads or atexit hooks of libraries: all that counts is committed."""
     sys.stdout.flush()
@@ -84,11 +103,22 @@ def quiet_exit(code: int) -> NoReturn:
 
 
 file_option = click.option("-f", "--file", default="Ddfile", show_default=True, metavar="FILE", help="The Ddfile to use.")
-words_argument = click.argument("words", nargs=-1, metavar="[TARGET | KNOB=VALUE]...")
+into_option = click.option("--into", metavar="FOLDER", help="Put all targets under a folder, such as trial/.")
+config_option = click.option("--config", metavar="FILE", help="Read knobs from a YAML file; those on the command line win.")
+last_option = click.option("--last", is_flag=True, help="Use the last run's knobs again, but for those that are given.")
+
+
+def _complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    from ddmake.cli import completion
+
+    return completion.words(ctx, incomplete)
+
+
+words_argument = click.argument("words", nargs=-1, metavar="[TARGET | KNOB=VALUE]...", shell_complete=_complete)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["--help", "-h"]})
-@click.version_option(package_name="ddmake", message="ddmake %(version)s")
+@click.version_option(__version__, message="ddmake %(version)s")
 def main() -> None:
     """Make for LLM workflows.
 
@@ -104,39 +134,200 @@ def main() -> None:
 @click.option("-k", "--keep-going", is_flag=True, help="After a failure, go on with what doesn't depend on it.")
 @click.option("-v", "--verbose", is_flag=True, help="List what is fresh, too.")
 @click.option("--json", "as_json", is_flag=True, help="With -n: print the plan as JSON.")
+@click.option("-q", "--question", is_flag=True, help="Print nothing; exit 1 if there is something to make.")
+@click.option("--only", is_flag=True, help="Make the named targets of what lies there; leave what they need as it is.")
+@click.option("--until", multiple=True, metavar="TARGET", help="Make this of what is asked for, and what it needs; no more.")
+@click.option("--force", is_flag=True, help="Make the named targets (or all) again, though they are fresh.")
+@click.option("--resample", is_flag=True, help="Draw new answers for the named targets, and make what is behind them.")
+@click.option("--restore", is_flag=True, help="Take edited outputs back to what was made; the edited ones become .bak.")
+@click.option("--adopt", is_flag=True, help="Keep edited outputs: what lies there becomes the result.")
+@click.option("--update-hub", is_flag=True, help="Ask the Hub anew what names on it stand for; Ddfile.lock holds the answers.")
+@into_option
+@config_option
+@last_option
 @words_argument
-def make(file: str, dry_run: bool, jobs: int | None, keep_going: bool, verbose: bool, as_json: bool,
-         words: tuple[str, ...]) -> None:
+def make(file: str, words: tuple[str, ...], into: str | None, config: str | None, last: bool, only: bool, until: tuple[str, ...],
+         force: bool, resample: bool, restore: bool, adopt: bool, **asked: Any) -> None:
     """Make targets: all of them, or those named."""
     from ddmake.cli import making
+    from ddmake.cli.given import given
 
-    if as_json and not dry_run:
-        raise DdfileError("--json prints a plan: use it with -n.")
-    targets, knobs = split_words(words)
-    quiet_exit(making.make(Path(file), targets, knobs, dry_run, jobs, keep_going, verbose, as_json))
+    targets, typed = split_words(words)
+    knobs = given(Path(file), typed, into, config, last)
+    edited = _one_of(tell=True, restore=restore, adopt=adopt)
+    wishes = making.Wishes(only, until, force, resample, edited)
+    quiet_exit(making.make(Path(file), targets, knobs, making.Asked(wishes=wishes, **asked)))
 
 
 @main.command(hidden=True)
 @file_option
 @click.option("--key", required=True)
 @click.option("--result", required=True, type=click.Path(path_type=Path))
+@click.option("--force", is_flag=True)
+@click.option("--edited", default="tell")
+@into_option
+@config_option
 @words_argument
-def job(file: str, key: str, result: Path, words: tuple[str, ...]) -> None:
+def job(result: Path, **given: Any) -> None:
     """Do one job of a run. ddmake calls this by itself."""
-    from ddmake.cli import worker
+    from ddmake.cli import worker as jobs
 
-    targets, knobs = split_words(words)
-    quiet_exit(worker.work(Path(file), targets[0], knobs, key, result))
+    quiet_exit(jobs.work(_job(**given), result))
+
+
+@main.command(hidden=True)
+def worker() -> None:
+    """Do jobs as they come on standard input. ddmake calls this by itself."""
+    from ddmake.cli import worker as jobs
+
+    if sys.stdin.isatty():
+        raise DdfileError("ddmake starts its workers by itself; a target of that name is ./worker.")
+    jobs.serve(_read_job)
+
+
+def _read_job(args: list[str]) -> Any:
+    """Read the command line of `ddmake job`, as ddmake itself writes it: click would take longer than some jobs."""
+    options = {word: parameter for parameter in job.params for word in parameter.opts}
+    given = {"file": "Ddfile", "key": "", "force": False, "edited": "tell", "into": None, "config": None}
+    words, rest = [], iter(args)
+    for arg in rest:
+        if arg not in options:
+            words.append(arg)
+        else:
+            given[options[arg].name] = True if options[arg].is_flag else next(rest)
+    del given["result"]
+    return _job(words=tuple(words), **given)
+
+
+def _job(file: str, words: tuple[str, ...], key: str, force: bool, edited: str, into: str | None, config: str | None) -> Any:
+    from ddmake.cli.given import given
+    from ddmake.cli.worker import Job
+    from ddmake.engine.job import Order
+
+    targets, typed = split_words(words)
+    return Job(Path(file), given(Path(file), typed, into, config), targets[0], Order(key, force, edited))
 
 
 @main.command()
 @file_option
 @click.option("--to", "folder", default="cards", show_default=True, metavar="FOLDER", help="Where the cards are written.")
 @click.option("--json", "as_json", is_flag=True, help="Print the cards as JSON lines and write nothing.")
+@into_option
+@config_option
 @words_argument
-def cards(file: str, folder: str, as_json: bool, words: tuple[str, ...]) -> None:
+def cards(file: str, folder: str, as_json: bool, into: str | None, config: str | None, words: tuple[str, ...]) -> None:
     """Write the data cards and model cards of what lies there."""
     from ddmake.cli import carding
+    from ddmake.cli.given import given
 
-    targets, knobs = split_words(words)
-    quiet_exit(carding.write(Path(file), targets, knobs, folder, as_json))
+    targets, typed = split_words(words)
+    quiet_exit(carding.write(Path(file), targets, given(Path(file), typed, into, config), folder, as_json))
+
+
+def looking(command: Any) -> Any:
+    """Give a command the options that say which workflow it looks at."""
+    for option in (words_argument, last_option, config_option, into_option, file_option):
+        command = option(command)
+    return command
+
+
+def _asked(file: str, words: tuple[str, ...], into: str | None, config: str | None, last: bool) -> tuple[Path, list[str], Any]:
+    """Return the Ddfile, targets and knobs that a command was given."""
+    from ddmake.cli.given import given
+
+    targets, typed = split_words(words)
+    return Path(file), targets, given(Path(file), typed, into, config, last)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+dry_option = click.option("-n", "--dry-run", is_flag=True, help="Say what would be removed; remove nothing.")
+yes_option = click.option("--yes", is_flag=True, help="Don't ask.")
+
+
+@main.command(name="list")
+@json_option
+@click.option("--fingerprints", is_flag=True, help="Show each target's fingerprint, and one of the whole workflow.")
+@looking
+def list_(as_json: bool, fingerprints: bool, **given: Any) -> None:
+    """List targets with their verdicts and what lies there."""
+    from ddmake.cli import listing
+
+    quiet_exit(listing.targets(*_asked(**given), as_json, fingerprints))
+
+
+@main.command()
+@json_option
+@looking
+def why(as_json: bool, **given: Any) -> None:
+    """Say why a target is stale, and show what changed."""
+    from ddmake.cli import why as reasons
+
+    quiet_exit(reasons.why(*_asked(**given), as_json))
+
+
+@main.command()
+@click.option("--format", "form", type=click.Choice(["mermaid", "dot", "svg"]), default="mermaid", show_default=True)
+@click.option("-o", "--output", "to", type=click.Path(path_type=Path), metavar="FILE", help="Write to a file.")
+@looking
+def graph(form: str, to: Path | None, **given: Any) -> None:
+    """Draw what is made of what; what is stale is marked."""
+    from ddmake.cli import graphing
+
+    quiet_exit(graphing.graph(*_asked(**given), form, to))
+
+
+@main.command()
+@click.option("--result", "number", type=int, metavar="N", help="Show the log of an earlier result, by its number.")
+@click.option("--all", "every", is_flag=True, help="List all results, or all runs.")
+@json_option
+@looking
+def log(number: int | None, every: bool, as_json: bool, **given: Any) -> None:
+    """Show a target's results and log, or the last runs."""
+    from ddmake.cli import logs
+
+    quiet_exit(logs.log(*_asked(**given), number, every, as_json))
+
+
+@main.command()
+@json_option
+@looking
+def verify(as_json: bool, **given: Any) -> None:
+    """Read every byte, and say what isn't as it was made."""
+    from ddmake.cli import verifying
+
+    quiet_exit(verifying.verify(*_asked(**given), as_json))
+
+
+@main.command()
+@click.option("--bak", "baks", is_flag=True, help="The .bak files, too, that ddmake has made of what lay in its way.")
+@dry_option
+@yes_option
+@looking
+def clean(baks: bool, dry_run: bool, yes: bool, **given: Any) -> None:
+    """Remove outputs that no rule makes any more."""
+    from ddmake.cli import cleaning
+
+    quiet_exit(cleaning.clean(*_asked(**given), baks, dry_run, yes))
+
+
+@main.command()
+@click.option("--older-than", metavar="30d", help="Drop results that are older.")
+@click.option("--max-size", metavar="50GB", help="Drop the oldest results until the rest fits.")
+@dry_option
+@yes_option
+@looking
+def gc(older_than: str | None, max_size: str | None, dry_run: bool, yes: bool, **given: Any) -> None:
+    """Drop earlier results that no target needs."""
+    from ddmake.cli import cleaning
+
+    quiet_exit(cleaning.gc(*_asked(**given), older_than, max_size, dry_run, yes))
+
+
+@main.command()
+@json_option
+@looking
+def lint(as_json: bool, **given: Any) -> None:
+    """Find what is likely a mistake in the Ddfile."""
+    from ddmake.cli import linting
+
+    quiet_exit(linting.lint(*_asked(**given), as_json))

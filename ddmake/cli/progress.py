@@ -12,6 +12,7 @@ from ddmake.ddfile.rule import Rule
 from ddmake.engine.run import Done, Observer
 
 QUIET = ("fresh", "not run", "manual")
+ENDING = "Finishing what is in flight; Ctrl-C again stops now."
 
 
 @contextmanager
@@ -29,14 +30,28 @@ def observer(jobs: int) -> Iterator[Observer]:
 
 
 class Lines:
-    """A line when a job starts and when it ends."""
+    """A line when a job starts and when it ends, and what it remarks between."""
+
+    def __init__(self) -> None:
+        self.remarks: dict[str, str] = {}
 
     def started(self, rule: Rule, word: str) -> None:
         """Print that a job starts."""
         click.echo(f"{'making' if word == 'make' else 'restoring'} {', '.join(rule.outputs.values())}")
 
     def progress(self, rule: Rule, done: int, total: int, note: str) -> None:
-        """Say nothing."""
+        """Print a remark, once."""
+        if note and not done and not total and self.remarks.get(rule.label) != note:
+            self.remarks[rule.label] = note
+            click.echo(f"{rule.label}: {note}")
+
+    def again(self, rule: Rule, told: str) -> None:
+        """Print that a job is tried again."""
+        click.echo(f"trying again {', '.join(rule.outputs.values())}: {told}")
+
+    def stopping(self) -> None:
+        """Print that the run ends."""
+        click.echo(ENDING)
 
     def ended(self, done: Done) -> None:
         """Print what became of a rule, unless it is nothing new."""
@@ -50,6 +65,7 @@ class Display:
     def __init__(self, jobs: int):
         self.jobs, self.ended_jobs = jobs, 0
         self.running: dict[str, tuple[float, str]] = {}
+        self.note = ""
 
     def started(self, rule: Rule, word: str) -> None:
         """Show a job."""
@@ -60,6 +76,15 @@ class Display:
         if rule.label in self.running:
             count = f"{done:,}" + (f" of {total:,}" if total else "") if done or total else ""
             self.running[rule.label] = (self.running[rule.label][0], "  ".join(filter(None, [count, note])))
+
+    def again(self, rule: Rule, told: str) -> None:
+        """Show that a job is tried again, and why."""
+        self.running.pop(rule.label, None)
+        self.note = f"trying again {rule.label}: {told}"
+
+    def stopping(self) -> None:
+        """Show that the run ends."""
+        self.note = ENDING
 
     def ended(self, done: Done) -> None:
         """Take a job from the display."""
@@ -72,6 +97,8 @@ class Display:
         from rich.text import Text
 
         yield Text(f"{self.ended_jobs} of {self.jobs} done", style="bold")
+        if self.note:
+            yield Text(self.note, style="yellow")
         rows = Table.grid(padding=(0, 2))
         for label, (since, told) in self.running.items():
             rows.add_row(Text("  " + label), Text(duration(time.monotonic() - since), style="dim"), Text(told, style="cyan"))

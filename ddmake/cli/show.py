@@ -10,6 +10,7 @@ from ddmake.engine.plan import Plan, Verdict
 from ddmake.engine.run import Done
 
 Row = Sequence[str]
+SHOWN = 40  # results told one by one after a run
 
 
 def plan(flow: Workflow, plan: Plan, last: Mapping[str, Any] | None, verbose: bool) -> str:
@@ -26,9 +27,15 @@ def plan_json(flow: Workflow, plan: Plan) -> str:
     return json.dumps({"ddfile": flow.file.name, "knobs": flow.knobs, "rules": rules}, indent=2)
 
 
+def damaged(count: int) -> str:
+    """Return what is said of records whose checksum doesn't fit."""
+    return (f".ddmake/traces.db: {count} damaged record{'s' * (count != 1)} left out; "
+            "what they told of is made again, finished calls are kept.")
+
+
 def nothing_to_do(plan: Plan, verbose: bool) -> str:
     """Return what is said where there is nothing to make."""
-    held = [v for v in plan.verdicts if v.word != "fresh" or verbose]
+    held = [v for v in plan.verdicts if v.word not in ("fresh", "manual") or verbose]
     lines = table([(v.word, _targets(v), v.reason) for v in held]) if held else []
     return "\n".join([*lines, _counts(plan, verbose)])
 
@@ -36,10 +43,12 @@ def nothing_to_do(plan: Plan, verbose: bool) -> str:
 def summary(flow: Workflow, results: Sequence[Done], seconds: float, stopped: bool) -> str:
     """Return what a run has done, a line a target, and what went wrong in sentences."""
     words = Counter(done.word for done in results)
-    counts = [f"{word} {words[word]}" for word in ("made", "restored", "fresh", "failed", "not run", "waiting", "edited") if
-              words[word] or word in ("made", "fresh")]
+    told = ("made", "restored", "adopted", "fresh", "failed", "not run", "waiting", "edited")
+    counts = [f"{word} {words[word]}" for word in told if words[word] or word in ("made", "fresh")]
     lines = [f"{'stopped: ' if stopped else ''}{', '.join(counts)} in {duration(seconds)}"]
-    lines += table([line for done in results if done.word in ("made", "restored") for line in _made(done)], indent=1)
+    made = [done for done in results if done.word in ("made", "restored", "adopted")]
+    lines += table([line for done in made[:SHOWN] for line in _made(done)], indent=1)
+    lines += [f"  and {len(made) - SHOWN:,} more"] if len(made) > SHOWN else []
     held = [done for done in results if done.word in ("waiting", "edited")]
     lines += table([(done.rule.label, f"{done.word}: {done.told}") for done in held], indent=1)
     for done in results:
@@ -97,7 +106,7 @@ def _value(value: Any) -> str:
 
 def _counts(plan: Plan, verbose: bool) -> str:
     words = Counter(v.word for v in plan.verdicts)
-    parts = [f"{word} {words[word]}" for word in ("make", "restore", "maybe", "waiting", "edited") if words[word]]
+    parts = [f"{word} {words[word]}" for word in ("make", "restore", "adopt", "maybe", "waiting", "edited") if words[word]]
     fresh = f"{words['fresh']} fresh{'' if verbose or not words['fresh'] else ' (-v)'}."
     rest = ", ".join(parts)
     return f"{fresh} {rest[:1].upper()}{rest[1:]}." if parts else f"{fresh} Nothing to do."
@@ -105,19 +114,18 @@ def _counts(plan: Plan, verbose: bool) -> str:
 
 def _made(done: Done) -> list[tuple[str, str]]:
     """Return a line for each output of a rule that was made: (path, what is to be said)."""
-    record = done.record or {}
     lines = []
-    for number, (name, out) in enumerate(record.get("outputs", {}).items()):
+    for number, (name, out) in enumerate(done.trace.outputs.items() if done.trace else ()):
         facts = [rows(out["digest"]["rows"])] if "rows" in out["digest"] else []
-        if number == 0:
-            facts += _facts(done.word, record)
+        if number == 0 and done.trace:
+            facts += _facts(done.word, done.trace.record) + ([f"{done.tries} tries"] if done.tries > 1 else [])
         lines.append((done.rule.outputs[name], "; ".join(facts)))
     return lines
 
 
 def _facts(word: str, record: Mapping[str, Any]) -> list[str]:
-    if word == "restored":
-        return ["restored"]
+    if word in ("restored", "adopted"):
+        return [word]
     facts = []
     for name, used in record["usage"].items():
         sent = f"{used['sent']:,} sent" + (f", {used['cached']:,} cached" if used["cached"] else "")

@@ -1,4 +1,4 @@
-"""`ddmake job`: one job in a process of its own, its result in a file."""
+"""`ddmake job`, one job in a process of its own, and `ddmake worker`, one job after another."""
 
 import json
 import os
@@ -7,65 +7,149 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from ddmake.backends import stopping
+from ddmake.cli.process import Process
 from ddmake.ddfile.load import load
 from ddmake.ddfile.modules import forget
 from ddmake.ddfile.workflow import Workflow
-from ddmake.errors import DdmakeError
-from ddmake.store import open_store
+from ddmake.engine.watched import watched
+from ddmake.errors import DdfileError, DdmakeError, MissingExtra, PlanAgain, ProviderError
+from ddmake.store import Store, open_store
 
-EVERY = 0.2  # seconds between two writings of progress
+if TYPE_CHECKING:
+    from ddmake.engine.job import Order
+
+EVERY = 0.2  # seconds between two tellings of progress
+FINAL = (DdfileError, MissingExtra, PlanAgain, ProviderError)  # what another try would meet, too
+
+Result = dict[str, Any]
+Say = Callable[[dict[str, Any]], None]
 
 
-def work(file: Path, target: str, knobs: dict[str, str], key: str, result: Path) -> int:
-    """Do a job and write how it ended; return the exit code."""
-    from ddmake.engine.job import perform
+@dataclass(frozen=True)
+class Job:
+    """A job as its command line names it."""
 
+    file: Path
+    given: dict[str, Any]  # what the Ddfile is loaded with
+    target: str
+    order: "Order"
+
+
+def work(job: Job, result: Path) -> int:
+    """Do one job and write how it ended; return the exit code."""
     _die_with_head()
-    signal.signal(signal.SIGTERM, _stop)
-    flow = load(file, **knobs)
-    os.chdir(flow.root)
-
-    def reload() -> Workflow:
-        forget(flow.root)
-        return load(file, **knobs)
-
+    progress = result.with_suffix(".progress")
+    signal.signal(signal.SIGTERM, lambda *_: stopping.ask(lambda: None))
     try:
-        outcome = perform(flow, open_store(flow.root), flow[target].rule, key, _Teller(result.with_suffix(".progress")), reload)
-    except DdmakeError as error:
-        print(error, flush=True)
-        _write(result, {"word": "failed", "told": str(error), "exit_code": error.exit_code})
-        return error.exit_code
-    except Stopped:
+        ended = Workshop().do(job, _Teller(lambda told: _write(progress, told)))
+    except stopping.Stopped:
         return 143
-    except Exception as error:  # a full disk, or a defect of ddmake's: the head has to hear of it all the same
-        traceback.print_exc()
-        _write(result, {"word": "failed", "told": f"{type(error).__name__}: {error}", "exit_code": 1})
-        return 1
-    _write(result, {"word": outcome.word, "trace": outcome.trace.id})
-    return 0
+    _write(result, ended)
+    return ended.get("exit_code", 0)
 
 
-class Stopped(BaseException):
-    """The head asks this process to end."""
+def serve(parse: Callable[[list[str]], Job]) -> NoReturn:
+    """Do the jobs that a head hands over as command lines of `ddmake job`, until it has no more."""
+    process, shop = Process(), Workshop()
+    for told in process.jobs():
+        signal.signal(signal.SIGTERM, lambda *_: stopping.ask(lambda: process.say({"finishing": True})))
+        try:
+            process.say({"result": shop.do(parse(told["job"]), _Teller(process.say))})
+        except stopping.Stopped:
+            process.leave(143)
+    process.leave(0)
 
 
-def _stop(*_: object) -> NoReturn:
-    raise Stopped
+@dataclass
+class Workshop:
+    """What a process keeps from one job to the next: the store, and the workflow as it was loaded last."""
+
+    _loaded: tuple[Path, dict[str, Any]] | None = None  # the Ddfile, and what it was loaded with
+    _flow: Workflow | None = None
+    _files: dict[str, str] = field(default_factory=dict)  # that it was read from, by their hashes
+    _path: list[str] = field(default_factory=list)  # where modules are looked for
+    _stores: dict[Path, Store] = field(default_factory=dict)
+
+    def do(self, job: Job, tell: "_Teller") -> Result:
+        """Do a job, and return how it ended."""
+        process = os.getpid()
+        try:
+            return self._perform(job, tell)
+        except DdmakeError as error:
+            print(error, flush=True)
+            return _failed(str(error), error.exit_code, not isinstance(error, FINAL))
+        except Exception as error:  # a full disk, or a defect of ddmake's: the head has to hear of it all the same
+            traceback.print_exc()
+            return _failed(f"{type(error).__name__}: {error}", 1, True)
+        finally:
+            if os.getpid() != process:
+                os._exit(1)  # a recipe forked, and this is its child, which has no business here
+
+    def _perform(self, job: Job, tell: "_Teller") -> Result:
+        """Do a job on the workflow that is loaded, or on the Ddfile as it is on disk.
+
+        An earlier job may have changed something in memory that a later one reads: its key then isn't the one that it
+        was planned under, and the Ddfile is loaded anew.
+        """
+        if self._flow is not None and self._loaded == (job.file, job.given) and self._unchanged(self._flow):
+            try:
+                return self._on(self._flow, job, tell)
+            except (PlanAgain, DdfileError):
+                pass
+        return self._on(self._load(job), job, tell)
+
+    def _on(self, flow: Workflow, job: Job, tell: "_Teller") -> Result:
+        from ddmake.engine.job import perform
+
+        os.chdir(flow.root)
+        sys.path[:] = self._path
+        outcome = perform(flow, self._store(flow), flow[job.target].rule, job.order, tell, lambda: self._load(job))
+        return {"word": outcome.word, "trace": outcome.trace.id}
+
+    def _load(self, job: Job) -> Workflow:
+        """Load the Ddfile as it is on disk."""
+        if self._flow is not None:
+            for file in self._flow.files:
+                forget(file.parent)
+        self._flow = None
+        flow = load(job.file, **job.given)
+        self._files, self._path = watched(flow, self._store(flow)), list(sys.path)
+        self._flow, self._loaded = flow, (job.file, job.given)
+        return flow
+
+    def _unchanged(self, flow: Workflow) -> bool:
+        """Tell whether the files that a workflow was read from are as they were; modules loaded since are no change."""
+        now = watched(flow, self._store(flow))
+        same = all(now.get(path) == sha for path, sha in self._files.items())
+        self._files = now
+        return same
+
+    def _store(self, flow: Workflow) -> Store:
+        if flow.root not in self._stores:
+            self._stores[flow.root] = open_store(flow.root)
+        return self._stores[flow.root]
+
+
+def _failed(told: str, code: int, again: bool) -> Result:
+    return {"word": "failed", "told": told, "exit_code": code, "again": again}
 
 
 class _Teller:
-    """Writes progress to a file, not too often."""
+    """Tells progress, not too often."""
 
-    def __init__(self, file: Path):
-        self.file, self.last = file, 0.0
+    def __init__(self, say: Say):
+        self.say, self.last = say, 0.0
 
     def __call__(self, done: int, total: int, note: str) -> None:
         if time.monotonic() - self.last >= EVERY:
             self.last = time.monotonic()
-            _write(self.file, {"done": done, "total": total, "note": note})
+            self.say({"done": done, "total": total, "note": note[:500]})
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:

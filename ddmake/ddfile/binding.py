@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
-from ddmake.ddfile.check import bind
-from ddmake.ddfile.inputs import GIVEN, MODEL, PROMPT, ROWS, marked, parts_of
+from ddmake import toys
+from ddmake.ddfile.check import bind, signature_of
+from ddmake.ddfile.inputs import Parts
 from ddmake.ddfile.registry import here
-from ddmake.ddfile.rule import Options, Rule
+from ddmake.ddfile.rule import Group, Options, Rule
+from ddmake.ddfile.shape import PLAIN, RESERVED, Shape, Take
 from ddmake.ddfile.specs import LLM
 from ddmake.ddfile.target import ROW_FILES, ModelName, Source, Target, View, suffix
 from ddmake.ddfile.template import Template
@@ -17,74 +19,65 @@ from ddmake.errors import DdfileError
 
 if TYPE_CHECKING:
     from ddmake.ddfile.recipe import Recipe
+    from ddmake.ddfile.workflow import Workflow
 
-RESERVED = ("cpus", "gpus", "mem", "time", "retries", "manual", "local", "shards", "packages", "env", "observes",
-            "version", "keep", "cache", "effect", "about")  # rule options of today and tomorrow: no recipe's parameters
+OPTIONS = frozenset(f.name for f in fields(Options))
+ALL_OPTIONS = frozenset(RESERVED) | OPTIONS
+MANY = 8  # sources in one list from which on they are a group that rules share
+NONE: Mapping[str, str] = {}
 
 
-def declare(recipe: "Recipe", outputs: Any, inputs: Sequence[Any], arguments: Mapping[str, Any]) -> Rule:
-    """Return a rule, or raise DdfileError for what doesn't fit the recipe's signature."""
+def declare(flow: "Workflow", recipe: "Recipe", outputs: Any, inputs: tuple[Any, ...], arguments: Mapping[str, Any],
+            wildcards: Mapping[str, str] = NONE) -> Rule:
+    """Return a rule, taken in by the workflow, or raise DdfileError for what doesn't fit the recipe's signature."""
     options, rest = split_options(arguments, recipe.options)
-    takes, keywords, signature = _parameters(recipe)
-    _check_count(recipe, takes, inputs)
-    given = {name: _input(value, takes[name].annotation) for name, value in zip(takes, inputs)}
-    bound = bind(recipe.name, signature, (), rest)
-    for name, value in bound.items():
-        bound[name] = _argument(value, keywords[name].annotation)
-    return Rule(recipe, _outputs(recipe, outputs, bound), given, bound, options, here())
+    shape = recipe.shape
+    shape.check_count(inputs)
+    binder = Binder(flow, wildcards)
+    given = {take.name: binder.input(value, take) for take, value in zip(shape.inputs, inputs)}
+    bound = binder.arguments(shape, rest)
+    paths = output_paths(recipe, outputs, bound, flow.prefix)
+    rule = Rule(recipe, paths, given, bound, options, here(), wildcards, binder.reads(), binder.models)
+    flow.add(rule)
+    for name, fits_patterns in binder.names:
+        flow.note_name(name, fits_patterns, rule)
+    return rule
 
 
-def split_options(keywords: Mapping[str, Any], base: Options | None = None) -> tuple[Options, dict[str, Any]]:
+def split_options(keywords: Mapping[str, Any], base: Options | None = None) -> tuple[Options, Mapping[str, Any]]:
     """Part rule options from a recipe's arguments."""
-    known = {f.name: f.type for f in fields(Options)}
-    given = {name: value for name, value in keywords.items() if name in known}
+    if ALL_OPTIONS.isdisjoint(keywords):
+        return base or Options(), keywords
     for name in keywords:
-        if name in RESERVED and name not in known:
+        if name in ALL_OPTIONS - OPTIONS:
             raise DdfileError(f"{here()}: the rule option {name!r} isn't known to this version of ddmake.")
-    bind("a rule", inspect.signature(Options), (), given)
-    return replace(base or Options(), **given), {n: v for n, v in keywords.items() if n not in known}
+    given = {name: value for name, value in keywords.items() if name in OPTIONS}
+    bind("a rule", signature_of(Options), (), given)
+    return replace(base or Options(), **given), {name: value for name, value in keywords.items() if name not in OPTIONS}
 
 
-def _parameters(recipe: "Recipe") -> tuple[dict, dict, inspect.Signature]:
-    """Return a recipe's input parameters, its arguments, and the arguments' signature."""
-    every = recipe.signature.parameters
-    for name, parameter in every.items():
-        if name in RESERVED:
-            raise DdfileError(f"{here()}: recipe {recipe.name} has a parameter {name!r}, which is a rule option's name.")
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise DdfileError(f"{here()}: recipe {recipe.name} takes *{name}; name each input and argument instead.")
-    own = {n: p for n, p in every.items() if n not in GIVEN}
-    takes = {n: p for n, p in own.items() if p.kind is not p.KEYWORD_ONLY and p.default is p.empty}
-    keywords = {n: p for n, p in own.items() if n not in takes}
-    only = [p.replace(kind=p.KEYWORD_ONLY) for p in keywords.values()]
-    return takes, keywords, inspect.Signature(only)
-
-
-def _check_count(recipe: "Recipe", takes: Mapping[str, Any], inputs: Sequence[Any]) -> None:
-    if len(inputs) != len(takes):
-        names = f" ({', '.join(takes)})" if takes else ""
-        noun = "input" if len(takes) == 1 else "inputs"
-        raise DdfileError(f"{here()}: {recipe.name} takes {len(takes)} {noun}{names} after its outputs, not {len(inputs)}.")
-
-
-def _outputs(recipe: "Recipe", given: Any, arguments: Mapping[str, Any]) -> dict[str, str]:
+def output_paths(recipe: "Recipe", given: Any, arguments: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Return the paths that a rule makes, by output name."""
     names = recipe.names
     if callable(names):
         names = names(**{n: arguments[n] for n in inspect.signature(names).parameters})
     if isinstance(given, Mapping):
-        return {str(name): _fitting(recipe, output_path(path)) for name, path in _named(recipe, given, names).items()}
-    folder = _fitting(recipe, output_path(given))
+        return {str(name): prefix + _fitting(recipe, output_path(path)) for name, path in _named(recipe, given, names).items()}
+    folder = prefix + _fitting(recipe, output_path(given))
     return {name: f"{folder}/{name}" for name in names} if names else {"": folder}
 
 
 def _fitting(recipe: "Recipe", path: str) -> str:
     """Return a path that a recipe can make; raises DdfileError for a file that rows can't be written to."""
-    form = suffix(path)
-    if form and form not in ROW_FILES and "output" not in recipe.signature.parameters:
-        raise DdfileError(f"{here()}: {recipe.name} makes rows, which can't be written to {form} files; use a folder, "
+    if not fits(recipe, path):
+        raise DdfileError(f"{here()}: {recipe.name} makes rows, which can't be written to {suffix(path)} files; use a folder, "
                           f"{', '.join(ROW_FILES)}, or a recipe that takes `output` and fills it.")
     return path
+
+
+def fits(recipe: "Recipe", path: str) -> bool:
+    """Tell whether a recipe can make an output at a path: rows go into folders and some kinds of files."""
+    return recipe.shape.takes_output or suffix(path) in ("", *ROW_FILES)
 
 
 def _named(recipe: "Recipe", given: Mapping[str, str], names: Sequence[str] | None) -> Mapping[str, str]:
@@ -99,28 +92,132 @@ def output_path(given: Any) -> str:
     """Return an output's path, normalised, relative to the Ddfile's folder; raises DdfileError for any other."""
     if not isinstance(given, str) or not given:
         raise DdfileError(f"{here()}: an output is a path in a string, not {given!r}.")
-    if "{" in given:
-        raise DdfileError(f"{here()}: the output {given!r} has a brace in it: did you forget the f?")
-    path = posixpath.normpath(given)
-    if path.startswith(("/", "..")) or path in (".", ".ddmake") or path.startswith(".ddmake/"):
+    path = normal(given)
+    if path.startswith((".", "/")) and (path.startswith(("/", "..")) or path in (".", ".ddmake") or path.startswith(".ddmake/")):
         raise DdfileError(f"{here()}: the output {given!r} must lie in the Ddfile's folder, and not in .ddmake.")
     return path
 
 
-def _input(value: Any, annotation: Any) -> Any:
-    """Return an input as sources, views and models; a string is a path, or a model's name where one is asked for."""
-    asked = parts_of(annotation)
-    if marked(annotation, ROWS):
-        _check_rows(value)
-    if isinstance(value, Target) and value.output is None:
-        value = value.parts
-    if asked is not None and isinstance(value, Mapping):
-        value = _asked(value, asked)
-    if isinstance(value, (list, tuple)):
-        return [_input(item, annotation) for item in value]
-    if isinstance(value, Mapping):
-        return {key: _input(item, annotation) for key, item in value.items()}
-    return _argument(value, annotation, paths=True)
+def normal(path: str) -> str:
+    """Return a path without detours; most have none, and this is asked for every one."""
+    if "/." in path or "//" in path or path[:1] in "./" or path[-1:] == "/":
+        return posixpath.normpath(path)
+    return path
+
+
+class Binder:
+    """Binds the values of one rule, and notes the sources and model names that it meets."""
+
+    def __init__(self, flow: "Workflow", wildcards: Mapping[str, str]):
+        self.flow, self.wildcards = flow, wildcards
+        self.names: list[tuple[str, bool]] = []  # of models, that may prove to be a target's, and to fit a pattern
+        self.models = False  # whether there are any
+        self._groups: list[Group] = []
+        self._rest: list[Source] = []
+
+    def reads(self) -> tuple[Group, ...]:
+        """Return the sources that were met: long lists each by itself, then the others."""
+        return (*self._groups, tuple(self._rest)) if self._rest else tuple(self._groups)
+
+    def input(self, value: Any, take: Take) -> Any:
+        """Return an input as sources, views and models; a string is a path, or a model's name where one is asked for."""
+        if type(value) is Target and value.output is not None and not take.rows:
+            return self._read(value.as_source())
+        if take.rows:
+            _check_rows(value)
+        if isinstance(value, Target) and value.output is None:
+            value = value.parts
+        if take.parts is not None and isinstance(value, Mapping):
+            value = _asked(value, take.parts)
+        if isinstance(value, (list, tuple, Mapping)):
+            return self._many(value, take)
+        return self._argument(value, take, paths=True)
+
+    def arguments(self, shape: Shape, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return arguments by name, defaults and wildcards filled in; raises DdfileError for what doesn't fit."""
+        if self.wildcards:
+            given = {**{n: v for n, v in self.wildcards.items() if n in shape.arguments}, **given}
+        if not given.keys() <= shape.arguments.keys() or not shape.required <= given.keys():
+            shape.check_names(given)
+        bound = dict(shape.defaults)
+        for take in shape.bound_anew:
+            if take.name not in given:
+                bound[take.name] = self._argument(take.default, take)
+        for name, value in given.items():
+            take = shape.arguments[name]
+            if type(value) is not take.annotation:
+                take.check(shape.recipe, value)
+            bound[name] = value if type(value) in PLAIN and not take.named else self._argument(value, take)
+        return bound
+
+    def _many(self, value: Any, take: Take) -> Any:
+        """Return a list or dict of inputs; one of many sources is bound once for all rules that are given its like."""
+        share = len(value) >= MANY and not take.model
+        known = self.flow.shared.find(value) if share else None
+        if known is None:
+            outer, self._rest = self._rest, []
+            known = (self._items(value, take), tuple(self._rest))
+            self._rest = outer
+            if share:
+                self.flow.shared.keep(value, *known)
+        if len(known[1]) >= MANY:
+            self._groups.append(known[1])
+        else:
+            self._rest.extend(known[1])
+        return known[0]
+
+    def _items(self, value: Any, take: Take) -> Any:
+        if isinstance(value, Mapping):
+            return {key: self.input(item, take) for key, item in value.items()}
+        return [self.input(item, take) for item in value]
+
+    def _argument(self, value: Any, take: Take, paths: bool = False) -> Any:
+        """Return a value with targets, models and templates in the form that the engine knows."""
+        if isinstance(value, str):
+            return self._string(value, take, paths)
+        if isinstance(value, Target):
+            return self._read(value.as_source())
+        if isinstance(value, Source):
+            return self._read(value)
+        if isinstance(value, View):
+            self._read(value.of if value.of.target is None else value.of.target.as_source())
+        elif isinstance(value, LLM):
+            self.models = True
+            name, adapter = self._model(value.name), self._model(value.adapter)
+            same = name is value.name and adapter is value.adapter
+            return value if same else replace(value, name=name, adapter=adapter)
+        elif isinstance(value, Template):
+            return value.told(self.wildcards)
+        elif isinstance(value, (list, tuple)):
+            return [self._argument(item, take) for item in value]
+        elif isinstance(value, Mapping):
+            return {key: self._argument(item, take) for key, item in value.items()}
+        return value
+
+    def _string(self, value: str, take: Take, paths: bool) -> Any:
+        if take.model:
+            self.models = True
+            meant = self._model(value, fits_patterns=True)
+            return ModelName(meant) if isinstance(meant, str) else meant
+        if take.prompt:
+            return Template.inline(value).told(self.wildcards)
+        return self._read(self.flow.string(value)) if paths else value
+
+    def _read(self, source: Source) -> Source:
+        self._rest.append(source)
+        return source
+
+    def _model(self, name: Any, fits_patterns: bool = False) -> Any:
+        """Return what names a model: a source for a target and a path, else the name, which may prove to be a target's."""
+        if isinstance(name, Target):
+            return self._read(name.as_source())
+        if isinstance(name, Source):
+            return self._read(name)
+        if isinstance(name, str) and name not in toys.NAMES:
+            if name.startswith(("./", "../", "/")):
+                return self._read(self.flow.string(name))
+            self.names.append((name, fits_patterns))
+        return name
 
 
 def _check_rows(value: Any) -> None:
@@ -134,37 +231,58 @@ def _check_rows(value: Any) -> None:
         raise DdfileError(f"{here()}: one dataset is asked for, not a {type(value).__name__}.")
 
 
-def _asked(parts: Mapping[str, Any], asked: Any) -> dict[str, Any]:
+def _asked(parts: Mapping[str, Any], asked: Parts) -> dict[str, Any]:
     """Keep the parts that a recipe asks for."""
     if asked.required not in parts:
         raise DdfileError(f"{here()}: the parts given are {', '.join(parts)}; {asked.required!r} must be among them.")
     return {name: parts[name] for name in asked.asked() if name in parts}
 
 
-def _argument(value: Any, annotation: Any, paths: bool = False) -> Any:
-    """Return a value with targets, models and templates in the form that the engine knows."""
-    if isinstance(value, str) and marked(annotation, MODEL):
-        return ModelName(value)
-    if isinstance(value, str) and marked(annotation, PROMPT):
-        return Template.inline(value)
-    if isinstance(value, Target):
-        return Source(value.path, value)
-    if isinstance(value, LLM):
-        return _llm(value)
-    if isinstance(value, str) and paths:
-        return Source(posixpath.normpath(value))
-    if isinstance(value, (list, tuple)):
-        return [_argument(item, annotation) for item in value]
-    if isinstance(value, Mapping):
-        return {key: _argument(item, annotation) for key, item in value.items()}
-    return value
+class Shared:
+    """Long lists of inputs that were bound, so that rules which are given the same ones share what came of it."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[int, tuple[Any, Any, Any, Group]] = {}  # the list, what it held, what it was bound to, its sources
+        self._by_items: dict[Any, tuple[Any, Group]] = {}
+
+    def find(self, value: Any) -> tuple[Any, Group] | None:
+        """Return what a list or dict of the same items was bound to, and its sources."""
+        known = self._by_id.get(id(value))
+        if known is not None and known[1] == value:
+            return known[2:]
+        return self._by_items.get(_items_of(value))
+
+    def keep(self, value: Any, bound: Any, sources: Group) -> None:
+        """Remember what a list or dict was bound to; it may be changed later, so that its items are noted, too."""
+        items = _items_of(value)
+        if items is not None:
+            self._by_id[id(value)] = (value, value.copy() if isinstance(value, (list, dict)) else value, bound, sources)
+            self._by_items[items] = (bound, sources)
 
 
-def _llm(spec: LLM) -> LLM:
-    """Return an llm with the targets in it as sources."""
-    name = Source(spec.name.path, spec.name) if isinstance(spec.name, Target) else spec.name
-    adapter = Source(spec.adapter.path, spec.adapter) if isinstance(spec.adapter, Target) else spec.adapter
-    return replace(spec, name=name, adapter=adapter)
+def _items_of(value: Any) -> Any:
+    """Return what tells two lists of inputs apart: its targets and paths in order; None where it holds anything else."""
+    items = tuple(value.items()) if isinstance(value, Mapping) else tuple(value)
+    inner = value.values() if isinstance(value, Mapping) else items
+    return (type(value), items) if set(map(type, inner)) <= {Target, str} else None
+
+
+def rename(rule: Rule, name: str, source: Source) -> None:
+    """Put a source in the place of a model's name that has proved to be a target's."""
+    for held in (rule.inputs, rule.arguments):
+        held.update({parameter: _renamed(value, name, source) for parameter, value in held.items()})
+    rule.reads = (*rule.reads, (source,))
+
+
+def _renamed(value: Any, name: str, source: Source) -> Any:
+    if isinstance(value, ModelName) and value.name == name:
+        return source
+    if isinstance(value, LLM) and name in (value.name, value.adapter):
+        changed = {part: source for part in ("name", "adapter") if getattr(value, part) == name}
+        return replace(value, **changed)
+    if isinstance(value, list):
+        return [_renamed(item, name, source) for item in value]
+    return {key: _renamed(item, name, source) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def leaves(value: Any) -> Iterator[Any]:

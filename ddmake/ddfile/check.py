@@ -13,13 +13,16 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+signature_of = functools.cache(inspect.signature)
+
+
 def checked(name: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Make a function tell unknown arguments and wrong types as DdfileErrors, by `name`."""
 
     def wrap(function: Callable[P, T]) -> Callable[P, T]:
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> T:
-            bind(name, inspect.signature(function), args, kwargs)
+            bind(name, signature_of(function), args, kwargs)
             return function(*args, **kwargs)
 
         return call
@@ -27,13 +30,10 @@ def checked(name: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     return wrap
 
 
-def bind(name: str, signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments by name, defaults filled in.
-
-    Raises DdfileError, with the nearest name, for one that is unknown, missing, doubled or of the wrong type.
-    """
-    known = [n for n, p in signature.parameters.items() if p.kind is not p.VAR_KEYWORD and n != "self"]
-    for unknown in (n for n in kwargs if n not in known):
+def bind(name: str, signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Raise DdfileError, with the nearest name, for an argument that is unknown, missing, doubled or of the wrong type."""
+    known = [n for n in signature.parameters if n != "self"]
+    for unknown in (n for n in kwargs if n not in signature.parameters):
         raise DdfileError(
             f"{here()}: {name} has no argument {unknown!r}.{did_you_mean(unknown, known)} It takes: {', '.join(known)}."
         )
@@ -41,15 +41,13 @@ def bind(name: str, signature: inspect.Signature, args: Sequence[Any], kwargs: M
         bound = signature.bind(*args, **kwargs)
     except TypeError as error:
         raise DdfileError(f"{here()}: {name}: {error}. It takes: {', '.join(known)}.") from None
-    bound.apply_defaults()
     for argument, value in bound.arguments.items():
         check_type(f"{name}'s {argument}", value, signature.parameters[argument].annotation)
-    return dict(bound.arguments)
 
 
 def check_type(what: str, value: Any, annotation: Any) -> None:
     """Raise DdfileError where a value isn't of its annotation; what isn't a plain type is let through."""
-    if not fits(value, annotation):
+    if type(value) is not annotation and not fits(value, annotation):
         hint = f" Write llm({value!r})." if getattr(annotation, "__name__", "") == "LLM" and isinstance(value, str) else ""
         raise DdfileError(f"{here()}: {what} takes {describe(annotation)}, not {value!r} ({type(value).__name__}).{hint}")
 

@@ -1,12 +1,17 @@
 """Knobs: what a Ddfile lets its user turn from the command line, typed by their defaults."""
 
+import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ddmake.ddfile.registry import here, workflow
 from ddmake.errors import DdfileError, NoSuchName, did_you_mean
 from ddmake.fingerprint.reads import Namespace
 
+if TYPE_CHECKING:
+    from ddmake.ddfile.workflow import Workflow
+
+TAKEN = ("prefix", "into", "last")  # parameters of load() and include()
 TRUE, FALSE = ("true", "yes", "1", "on"), ("false", "no", "0", "off")
 
 
@@ -30,8 +35,38 @@ def config(**knobs: Any) -> Knobs:
     for name, default in knobs.items():
         if name in flow.knobs:
             raise DdfileError(f"{here()}: the knob {name!r} is declared twice.")
-        flow.knobs[name] = convert(name, flow.given[name], default) if name in flow.given else default
+        if name in TAKEN:
+            raise DdfileError(f"{here()}: a knob can't be named {name!r}, which means something else to load() or include().")
+        given, full = {**flow.last, **flow.given}, flow.within.replace("/", ".") + name
+        _tell(flow, name, convert(full, given[name], default) if name in given else default, default)
     return Knobs({name: flow.knobs[name] for name in knobs})
+
+
+def _tell(flow: "Workflow", name: str, value: Any, default: Any) -> None:
+    """Note a knob in its workflow, and by its full name in those that include it."""
+    flow.knobs[name], flow.defaults[name] = value, default
+    while flow.parent is not None:
+        name, flow = f"{flow.namespace}.{name}", flow.parent
+        flow.knobs[name], flow.defaults[name] = value, default
+
+
+def words(flow: "Workflow") -> list[str]:
+    """Return the words of a command line that load a workflow again: its knobs as they were given, and where to."""
+    given = {name: flow.knobs[name] for name in {**flow.last, **flow.given} if name in flow.knobs}
+    plain = {name: text for name, value in given.items() if (text := _written(name, value, flow.defaults[name])) is not None}
+    rest = {name: value for name, value in given.items() if name not in plain}
+    config = ["--config", json.dumps(rest, ensure_ascii=False)] if rest else []
+    return [*(f"{name}={text}" for name, text in plain.items()), *config, *(["--into", flow.into] if flow.into else [])]
+
+
+def _written(name: str, value: Any, default: Any) -> str | None:
+    """Return a knob's value as one types it, None where what is typed would be read as another."""
+    text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    try:
+        same = convert(name, text, default)
+    except DdfileError:
+        return None
+    return text if repr(same) == repr(value) else None
 
 
 def convert(name: str, given: Any, default: Any) -> Any:

@@ -2,24 +2,27 @@
 
     def finetune(parts: Annotated[Any, Parts("train", observed=("validation",))], *, base: Model, prompt: Prompt, …)
 
-Positional parameters are inputs, keyword-only ones arguments. `output`, `checkpoints` and `progress` are given by
-ddmake: a scratch folder (or file) to fill, a folder that survives a kill, and a function to tell progress to.
+Positional parameters are inputs, keyword-only ones arguments. `output`, `checkpoints`, `progress` and `environment` are
+given by ddmake: a scratch folder (or file) to fill, a folder that survives a kill, a function to tell progress to, and the
+environment of programs that the recipe starts.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-GIVEN = ("output", "checkpoints", "progress")  # parameters that ddmake fills
+GIVEN = ("output", "checkpoints", "progress", "environment")  # parameters that ddmake fills
 
 MODEL: Literal["model"] = "model"
 PROMPT: Literal["prompt"] = "prompt"
 FREE: Literal["free"] = "free"
 ROWS: Literal["rows"] = "rows"
+PATHS: Literal["paths"] = "paths"
 
 Model = Annotated[Any, MODEL]  # a toy's name, a target, "./path" or a Hub name; arrives as a Path or the Hub name
 Prompt = Annotated[Any, PROMPT]  # a template or a Jinja string; arrives as a Template
 Rows = Annotated[Any, ROWS]  # one dataset; arrives as a datasets.Dataset
+Paths = Annotated[Any, PATHS]  # inputs that all arrive as paths, datasets too
 Free = Annotated[Any, FREE]  # an argument that says how and not what: it counts for nothing
 Progress = Callable[[int, int, str], None]  # (done, total, note); total 0 where it isn't known
 

@@ -1,67 +1,105 @@
 """Loading a Ddfile: executing it as Python, and telling its mistakes in a sentence."""
 
+import gc
+import posixpath
 import re
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
 from ddmake.ddfile.modules import importable
-from ddmake.ddfile.registry import loading
+from ddmake.ddfile.registry import loading, shown
 from ddmake.ddfile.workflow import Workflow
 from ddmake.errors import DdfileError, DdmakeError, did_you_mean
+from ddmake.fingerprint.source import is_users
 
 
-def load(path: str | Path = "Ddfile", **knobs: Any) -> Workflow:
-    """Load a Ddfile with these knobs and return its workflow.
+def load(path: str | Path = "Ddfile", /, *, into: str | None = None, last: Mapping[str, Any] | None = None,
+         **knobs: Any) -> Workflow:
+    """Load a Ddfile with these knobs and return its workflow; `into` is a folder to put all targets under.
 
+    `last` are the knobs of an earlier run, for those that aren't given; of these, unknown ones are passed over.
     Raises DdfileError, with file and line, for every mistake that can be found without running a rule.
     """
-    file = Path(path).absolute()
+    file = Path(posixpath.abspath(path))
     if file.is_dir():
         raise DdfileError(f"{path} is a folder, not a Ddfile. Name the file in it with -f FILE.")
     if not file.is_file():
         near = did_you_mean(file.name, (p.name for p in file.parent.glob("*Ddfile*"))) if file.parent.is_dir() else ""
         raise DdfileError(f"There is no {path} here.{near} Name another with -f FILE.")
-    flow = Workflow(file, file.parent, dict(knobs))
-    token = loading.set(flow)
+    flow = Workflow(file, file.parent, dict(knobs), dict(last or {}), _folder(file.parent, into))
     importable(flow.root)
-    try:
-        _execute(flow)
-    finally:
-        loading.reset(token)
-    flow.check()
-    _check_aliases(flow)
+    with _uncollected():
+        execute(flow)
+        flow.settle()
+    for unknown in sorted(name for name in flow.given if _is_unknown(flow, name)):
+        has = f"It has: {', '.join(flow.knobs)}." if flow.knobs else "It has none."
+        raise DdfileError(f"{flow.file.name} has no knob {unknown!r}. {has}{did_you_mean(unknown, flow.knobs)}")
     return flow
 
 
-def _execute(flow: Workflow) -> None:
-    """Run the Ddfile's text in a module of its own."""
-    module = ModuleType("Ddfile")
+def _is_unknown(flow: Workflow, name: str) -> bool:
+    """Tell whether a given knob is none; a mapping may hold an included Ddfile's, and a mapping's items aren't knobs."""
+    parts = name.split(".")
+    known = any(".".join(parts[:end]) in flow.knobs for end in range(1, len(parts) + 1))
+    return not known and not isinstance(flow.given[name], Mapping)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Pause the garbage collection, which would look through every rule again and again; hardly anything is dropped here."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _folder(root: Path, into: str | None) -> str:
+    """Return the folder for all targets with its slash, or nothing. Raises DdfileError where it isn't in the project."""
+    if into is None:
+        return ""
+    path = posixpath.relpath(into, root) if posixpath.isabs(into) else posixpath.normpath(into)
+    if path in (".", "..", ".ddmake") or path.startswith(("../", ".ddmake/")) or "{" in path or not into:
+        raise DdfileError(f"--into {into}: name a folder inside of the Ddfile's, such as trial/.")
+    return f"{path}/"
+
+
+def execute(flow: Workflow) -> None:
+    """Run a Ddfile's text in a module of its own, its declarations going to the workflow."""
+    module = ModuleType("Ddfile" if flow.parent is None else f"Ddfile.{flow.namespace}")
     module.__file__ = str(flow.file)
-    sys.modules["Ddfile"] = module
+    sys.modules[module.__name__] = module
+    token = loading.set(flow)
     try:
         exec(compile(flow.file.read_text(encoding="utf-8"), str(flow.file), "exec"), module.__dict__)
     except DdmakeError:
         raise
     except UnicodeDecodeError as error:
-        raise DdfileError(f"{flow.file.name} isn't UTF-8: {error}.") from None
+        raise DdfileError(f"{shown(str(flow.file))} isn't UTF-8: {error}.") from None
     except SyntaxError as error:
-        name = Path(error.filename or flow.file).name
-        raise DdfileError(f"{name}:{error.lineno}: {error.msg}: {(error.text or '').strip()}") from None
+        raise DdfileError(f"{shown(error.filename or str(flow.file))}:{error.lineno}: {error.msg}: "
+                          f"{(error.text or '').strip()}") from None
     except SystemExit:
-        raise DdfileError(f"{flow.file.name} called exit(); a Ddfile only declares rules.") from None
+        raise DdfileError(f"{shown(str(flow.file))} called exit(); a Ddfile only declares rules.") from None
     except Exception as error:
         raise DdfileError(f"{_place(flow, error.__traceback__)}: {type(error).__name__}: {_tell(error, module)}") from error
+    finally:
+        loading.reset(token)
 
 
 def _place(flow: Workflow, traceback: TracebackType | None) -> str:
     """Return the user's innermost line in a traceback."""
-    place = flow.file.name
+    place = shown(str(flow.file))
     while traceback is not None:
-        file = Path(traceback.tb_frame.f_code.co_filename)
-        if file.is_relative_to(flow.root) and "site-packages" not in file.parts:
-            place = f"{file.relative_to(flow.root)}:{traceback.tb_lineno}"
+        file = traceback.tb_frame.f_code.co_filename
+        if is_users(file):
+            place = f"{shown(file)}:{traceback.tb_lineno}"
         traceback = traceback.tb_next
     return place
 
@@ -76,10 +114,3 @@ def _tell(error: Exception, module: ModuleType) -> str:
         return f"{error}.{did_you_mean(error.name, module.__dict__)}"
     return f"{error}"
 
-
-def _check_aliases(flow: Workflow) -> None:
-    for name, paths in flow.aliases.items():
-        for path in paths:
-            if path not in flow.targets:
-                near = did_you_mean(path, flow.targets)
-                raise DdfileError(f"The alias {name!r} names {path!r}, which no rule in {flow.file.name} makes.{near}")

@@ -6,6 +6,8 @@ then not be what was hashed.
 
 import importlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, FileFinder, SourceFileLoader
 from pathlib import Path
 
@@ -40,6 +42,28 @@ def importable(root: Path) -> None:
         if Path(entry).is_relative_to(root):
             del sys.path_importer_cache[entry]
     importlib.invalidate_caches()
+
+
+@contextmanager
+def beside(outer: Path, inner: Path) -> Iterator[None]:
+    """Import from an included Ddfile's folder for a while, and not what was imported beside the one that includes it.
+
+    Modules of the same name are then two; those of the included one stay known if the other folder has none of that name.
+    """
+    if inner == outer:
+        yield
+        return
+    hidden = {name: sys.modules.pop(name) for name in loaded(outer) if name.partition(".")[0] != "Ddfile"}
+    importable(inner)
+    try:
+        yield
+    finally:
+        importable(outer)
+        for name in loaded(inner):
+            top = name.partition(".")[0]
+            if (outer / f"{top}.py").exists() or (outer / top / "__init__.py").exists():
+                del sys.modules[name]
+        sys.modules.update(hidden)
 
 
 def loaded(root: Path) -> dict[str, Path]:

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from ddmake.ddfile import binding
+from ddmake.ddfile import binding, pattern
+from ddmake.ddfile.inputs import FREE, marked
 from ddmake.ddfile.registry import here, workflow
 from ddmake.ddfile.rule import Options
+from ddmake.ddfile.shape import Shape, shape_of
 from ddmake.ddfile.target import Target
 from ddmake.errors import DdfileError
 
@@ -48,12 +50,23 @@ class Recipe:
         except Exception:  # an annotation may name what is imported for type checkers alone
             return inspect.signature(self.function)
 
+    @cached_property
+    def shape(self) -> Shape:
+        """Return what the recipe takes."""
+        return shape_of(self.name, self.signature)
+
+    @cached_property
+    def free(self) -> frozenset[str]:
+        """Return the arguments that say how and not what: they count for nothing."""
+        return frozenset(p.name for p in self.signature.parameters.values() if marked(p.annotation, FREE))
+
     def __call__(self, outputs: str | Mapping[str, str], *inputs: Any, **arguments: Any) -> Target:
-        """Declare a rule that makes `outputs` of `inputs`, and return its target."""
+        """Declare a rule that makes `outputs` of `inputs`, or a pattern of rules, and return its target."""
         flow = workflow(f"recipe {self.name}")
-        rule = binding.declare(self, outputs, inputs, arguments)
-        flow.add(rule)
-        return Target(rule)
+        if pattern.is_pattern(outputs):
+            return pattern.declare(flow, self, outputs, inputs, arguments)
+        rule = binding.declare(flow, self, outputs, inputs, arguments)
+        return flow.targets[rule.label] if rule.single else Target(rule)
 
 
 def _decorator(kind: Literal["step", "train"], given: tuple[Any, ...], keywords: dict[str, Any]) -> Any:

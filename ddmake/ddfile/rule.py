@@ -1,11 +1,14 @@
 """Rules: what a Ddfile declares."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ddmake.ddfile.recipe import Recipe
+    from ddmake.ddfile.target import Source
+
+Group = tuple["Source", ...]  # sources that are read together; one that several rules read is the same tuple
 
 
 @dataclass(frozen=True)
@@ -15,14 +18,21 @@ class Options:
     version: str | None = None  # a packaged recipe counts by it, a user's own adds it to its code
     packages: Sequence[str] = ()  # whose versions are ingredients
     env: Sequence[str] = ()  # environment variables that are ingredients
-    cpus: int | None = None  # threads that the job may use
+    observes: Sequence[str] = ()  # inputs, by parameter, that are read and are no ingredient
+    cpus: int | None = None  # cores that the job takes, and its threads
+    gpus: int | None = None  # GPUs that the job is handed; unset leaves it those that ddmake sees
+    mem: str | None = None  # memory that the job takes: "500MB", "16GB"
+    time: str | None = None  # how long the job may run: "90s", "30m", "2h", "1d"
+    retries: int = 0  # further tries after a failure
     manual: bool = False  # made only when named
+    keep: int | None = None  # old results that stay restorable; unset keeps all
+    effect: bool = False  # does something outside, as publishing does: never restored
     about: str | None = None  # a human sentence for plan and card
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Rule:
-    """A recipe with outputs, inputs and arguments."""
+    """A recipe with outputs, inputs and arguments. Nothing in it changes once its Ddfile is loaded."""
 
     recipe: "Recipe"
     outputs: dict[str, str]  # path by name; the name is "" where there is one
@@ -30,6 +40,9 @@ class Rule:
     arguments: dict[str, Any]  # by parameter, defaults filled in
     options: Options
     place: str  # "Ddfile:41"
+    wildcards: Mapping[str, str] = field(default_factory=dict)  # what a pattern's wildcards were bound to
+    reads: tuple[Group, ...] = ()  # every source in inputs and arguments; a list of many is a group of its own
+    names_models: bool = False  # whether there is an llm or a model's name in inputs and arguments
 
     @property
     def single(self) -> bool:

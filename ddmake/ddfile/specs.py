@@ -5,10 +5,9 @@ Each field of `LLM` says where it counts: in the key of a call and of its step (
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from inspect import signature
 from typing import Any
 
-from ddmake.ddfile.check import bind, checked
+from ddmake.ddfile.check import bind, checked, signature_of
 from ddmake.ddfile.registry import here
 from ddmake.ddfile.target import Source, Target
 from ddmake.errors import DdfileError
@@ -61,7 +60,7 @@ class LLM:
 
     def using(self, **changes: Any) -> "LLM":
         """Return this llm with some parameters changed."""
-        bind("llm().using", signature(LLM), (self.name,), changes)
+        bind("llm().using", signature_of(LLM), (self.name,), changes)
         return replace(self, **changes)
 
     def sampling(self) -> dict[str, Any]:

@@ -1,9 +1,8 @@
 """Targets, sources and views: what a rule's inputs are made of before anything is opened."""
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -16,13 +15,12 @@ if TYPE_CHECKING:
 
 
 ROW_FILES = (".jsonl", ".csv", ".parquet")  # files that rows can be written to
-SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]*$")
 
 
 def suffix(path: str | PurePath) -> str:
     """Return the suffix that makes a path a file, in lower case, or nothing: `data/v1.2` is a folder."""
-    found = SUFFIX.search(PurePath(path).name)
-    return found[0].lower() if found and found.start() else ""
+    stem, dot, end = str(path).rpartition("/")[2].rpartition(".")
+    return f".{end.lower()}" if stem and dot and end.isascii() and end.isalnum() and end[0].isalpha() else ""
 
 
 class Viewable(ABC):
@@ -81,7 +79,8 @@ class Target(Viewable):
 
     def __init__(self, rule: "Rule", output: str | None = None):
         self.rule = rule
-        self.output = next(iter(rule.outputs)) if output is None and rule.single else output
+        self.output = "" if output is None and rule.single else output
+        self._source: Source | None = None
 
     @property
     def path(self) -> str:
@@ -90,17 +89,23 @@ class Target(Viewable):
             raise DdfileError(f"{here()}: {self.rule.label} has several outputs: name one of {', '.join(self.rule.outputs)}.")
         return self.rule.outputs[self.output]
 
+    def as_source(self) -> "Source":
+        """Return the target as an input: the same one for all that read it."""
+        if self._source is None:
+            self._source = Source(self.path, self)
+        return self._source
+
     @property
     def parts(self) -> dict[str, "Target"]:
         """Return one target an output, by name."""
-        return {name: Target(self.rule, name) for name in self.rule.outputs}
+        return {name: type(self)(self.rule, name) for name in self.rule.outputs}
 
     def __getitem__(self, name: str) -> "Target":
         if name not in self.rule.outputs or self.rule.single:
             names = [] if self.rule.single else list(self.rule.outputs)
             has = f"it has {', '.join(names)}" if names else "it has one"
             raise NoSuchName(f"{here()}: {self.rule.label} has no output {name!r}; {has}.{did_you_mean(name, names)}")
-        return Target(self.rule, name)
+        return type(self)(self.rule, name)
 
     def __getattr__(self, name: str) -> "Target":
         if name.startswith("_") or name in ("rule", "output"):
@@ -114,7 +119,7 @@ class Target(Viewable):
 
     def _view(self, verb: str, *args: Any) -> "View":
         self.no_file()
-        return View(Source(self.path, self), ((verb, args),))
+        return View(self.as_source(), ((verb, args),))
 
     def __iter__(self) -> NoReturn:
         raise DdfileError(f"{here()}: {self!r} is made later; its rows are there inside of a recipe that takes it as an input.")
@@ -141,12 +146,15 @@ class Target(Viewable):
         return str(self)
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True, slots=True)
 class Source:
-    """A path given as an input: of `target`, where a rule makes it, else of a file or folder that nobody makes."""
+    """A path given as an input: of `target`, where a rule makes it, else of a file or folder that nobody makes.
+
+    Of one that was given as a string both are settled when the Ddfile has been loaded, and don't change after that.
+    """
 
     path: str
-    target: Target | None = None
+    target: Target | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

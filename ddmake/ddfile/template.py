@@ -4,74 +4,51 @@ Rendering is sandboxed and strict: a variable that the row doesn't have is an er
 open a turn of its own: turns are marked with a token drawn anew for each rendering.
 """
 
+import os
 import re
-import secrets
-from collections.abc import Iterator, Sequence
-from functools import cache, cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
+from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-from jinja2 import (
-    FileSystemLoader,
-    StrictUndefined,
-    TemplateError,
-    TemplateNotFound,
-    TemplateSyntaxError,
-    UndefinedError,
-    meta,
-    nodes,
-)
-from jinja2.ext import Extension
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from typing import TYPE_CHECKING, Any
 
 from ddmake.ddfile.registry import here, workflow
 from ddmake.errors import DdfileError, did_you_mean
 
-ROLES = ("system", "user", "assistant")
+if TYPE_CHECKING:
+    from jinja2 import nodes
+
 FILE = re.compile(r"\S+\.(j2|jinja2?)")
-MARK = "__turns"  # the context's name for the token that marks turns
-PACKAGED = Path(__file__).parent.parent / "templates"
-
-
-class Turns(Extension):
-    """`{% system %}…{% endsystem %}`, `{% user %}…`, `{% assistant %}…`: turns of a chat."""
-
-    tags = set(ROLES)
-
-    def parse(self, parser: Parser) -> nodes.Node:
-        """Turn a block into a call that marks its text."""
-        token = next(parser.stream)
-        body = parser.parse_statements((f"name:end{token.value}",), drop_needle=True)
-        call = self.call_method("_mark", [nodes.Const(token.value), nodes.Name(MARK, "load")])
-        return nodes.CallBlock(call, [], [], body).set_lineno(token.lineno)
-
-    def _mark(self, role: str, mark: str, caller: Any) -> str:
-        return f"{mark}{role}{mark}{caller()}{mark}"
-
-
-@cache
-def _environment(folder: Path | None) -> ImmutableSandboxedEnvironment:
-    """Return the environment that looks up templates beside the Ddfile, then in the package."""
-    folders = [str(PACKAGED)] if folder is None else [str(folder / "templates"), str(PACKAGED)]
-    return ImmutableSandboxedEnvironment(
-        loader=FileSystemLoader(folders), undefined=StrictUndefined, extensions=[Turns], autoescape=False
-    )
 
 
 class Template:
-    """A prompt's template. `place` is where the Ddfile names it, for messages."""
+    """A prompt's template. `place` is where the Ddfile names it, for messages; `given` are the wildcards that it reads."""
 
     def __init__(self, text: str, name: str | None, folder: Path | None, place: str):
         self.text, self.name, self.folder, self.place = text, name, folder, place
+        self.given: Mapping[str, str] = {}
         self._check()
 
     @classmethod
     def inline(cls, text: str) -> "Template":
-        """Return a template of a Jinja string."""
+        """Return a template of a Jinja string; many rules may be given the same one, which is checked once."""
         if FILE.fullmatch(text):
             raise DdfileError(f"{here()}: the prompt {text!r} is a file's name. Write template({text!r}).")
-        return cls(text, None, workflow("a template").root, here())
+        flow = workflow("a template")
+        if text not in flow.templates:
+            flow.templates[text] = cls(text, None, flow.root, here())
+        found = copy(flow.templates[text])
+        found.place = here()
+        return found
+
+    def told(self, wildcards: Mapping[str, str]) -> "Template":
+        """Return the template with the values of those wildcards that it reads; no others are part of it."""
+        read = {name: value for name, value in wildcards.items() if name in self.variables}
+        if not read:
+            return self
+        found = copy(self)
+        found.given = read
+        return found
 
     @property
     def label(self) -> str:
@@ -90,7 +67,12 @@ class Template:
 
         Text outside of marked turns counts as a user's turn, unless it is blank.
         """
-        mark = f"\x00{secrets.token_hex(8)}\x00"
+        from jinja2 import TemplateError, UndefinedError
+
+        from ddmake.ddfile.jinja import MARK
+
+        row = {**self.given, **row}
+        mark = f"\x00{os.urandom(8).hex()}\x00"
         try:
             text = self._compiled.render({**row, MARK: mark})
         except UndefinedError as error:
@@ -99,9 +81,16 @@ class Template:
             raise DdfileError(f"{self.place}: {self.label}: {error}.") from None
         return tuple(_turns(text.split(mark))) or ({"role": "user", "content": ""},)
 
-    @cached_property
+    @property
     def texts(self) -> dict[str, str]:
+        """Return all that the template is made of: its text, those of what it includes, and the wildcards that it reads."""
+        return {**self._texts, **{f"{{{name}}}": value for name, value in self.given.items()}}
+
+    @cached_property
+    def _texts(self) -> dict[str, str]:
         """Return the texts of this template and of all that it includes, extends or imports, by name."""
+        from jinja2 import meta, nodes
+
         found: dict[str, str] = {self.name or "": self.text}
         waiting = [self.text]
         while waiting:
@@ -121,19 +110,25 @@ class Template:
     @cached_property
     def variables(self) -> frozenset[str]:
         """Return the names that the template and those it includes read and don't set."""
-        names = (meta.find_undeclared_variables(self._parse(text)) for text in self.texts.values())
+        from jinja2 import meta
+
+        from ddmake.ddfile.jinja import MARK
+
+        names = (meta.find_undeclared_variables(self._parse(text)) for text in self._texts.values())
         return frozenset().union(*names) - {MARK, *_environment(self.folder).globals}
 
     def need(self, known: Sequence[str] | None) -> None:
         """Raise DdfileError where a variable isn't among the known columns; None: they aren't known."""
         for name in sorted(self.variables):
-            if known is not None and name not in known and not self._may_lack(name):
+            if known is not None and name not in known and name not in self.given and not self._may_lack(name):
                 has = f"There are: {', '.join(known)}." if known else "There are none."
                 raise DdfileError(f"{self.place}: {self.label} reads {name!r}. {has}{did_you_mean(name, known)}")
 
     def _may_lack(self, name: str) -> bool:
         """Tell whether a template itself asks if a variable is defined, or gives it a default."""
-        for text in self.texts.values():
+        from jinja2 import nodes
+
+        for text in self._texts.values():
             tree = self._parse(text)
             asks = [t.node for t in tree.find_all(nodes.Test) if t.name in ("defined", "undefined")]
             asks += [f.node for f in tree.find_all(nodes.Filter) if f.name in ("default", "d")]
@@ -146,13 +141,17 @@ class Template:
         return _environment(self.folder).from_string(self.text)
 
     def _check(self) -> None:
-        for name, text in self.texts.items():
+        from jinja2 import TemplateError
+
+        for name, text in self._texts.items():
             try:
                 _environment(self.folder).compile(text, name or None)
             except TemplateError as error:
                 raise DdfileError(f"{self.place}: {self.label}: {error}.") from None
 
-    def _parse(self, text: str) -> nodes.Template:
+    def _parse(self, text: str) -> "nodes.Template":
+        from jinja2 import TemplateSyntaxError
+
         try:
             return _environment(self.folder).parse(text)
         except TemplateSyntaxError as error:
@@ -173,6 +172,8 @@ def template(path: str) -> Template:
 
 def find(name: str, folder: Path | None, place: str) -> str:
     """Return a template's text by name."""
+    from jinja2 import TemplateNotFound
+
     environment = _environment(folder)
     try:
         return environment.loader.get_source(environment, name)[0]
@@ -181,6 +182,12 @@ def find(name: str, folder: Path | None, place: str) -> str:
         raise DdfileError(
             f"{place}: there is no template {name!r} in templates/ beside the Ddfile, nor among ddmake's own.{near}"
         ) from None
+
+
+def _environment(folder: Path | None) -> Any:
+    from ddmake.ddfile.jinja import environment
+
+    return environment(folder)
 
 
 def _turns(pieces: list[str]) -> Iterator[dict[str, str]]:

@@ -1,41 +1,98 @@
-"""A loaded Ddfile: its rules, targets, aliases and knobs, checked against each other."""
+"""A loaded Ddfile: its rules, patterns, targets, aliases and knobs.
+
+One that includes others shares rules, targets and aliases with them. Each has a prefix for its own targets, a folder that its
+sources, templates and modules lie in, and knobs.
+"""
 
 import posixpath
-from collections.abc import Iterable, Iterator, Mapping
+import unicodedata
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from ddmake import toys
-from ddmake.ddfile.binding import leaves
+from ddmake.ddfile import layout, pattern, selecting
+from ddmake.ddfile.binding import Shared, normal, rename
+from ddmake.ddfile.config import words
+from ddmake.ddfile.layout import Read
 from ddmake.ddfile.registry import here, workflow
 from ddmake.ddfile.rule import Rule
-from ddmake.ddfile.specs import LLM
-from ddmake.ddfile.target import ModelName, Source, Target, View
+from ddmake.ddfile.target import ModelName, Source, Target
 from ddmake.errors import DdfileError, did_you_mean
 
 COMMANDS = ("preview", "cards", "why", "list", "show", "graph", "log", "report", "cost", "calls", "diff", "verify",
-            "publish", "pack", "unpack", "clean", "gc", "status", "cancel", "init", "lint", "doctor", "job")
+            "publish", "pack", "unpack", "clean", "gc", "status", "cancel", "init", "lint", "doctor", "job", "worker")
 
 
-@dataclass(repr=False)
+@dataclass(repr=False, eq=False)
 class Workflow:
-    """What a Ddfile declares. `root` is its folder, from which every path counts."""
+    """What a Ddfile declares. `root` is its folder; all paths count from that of the main one."""
 
     file: Path
     root: Path
     given: dict[str, Any]  # knobs as given from outside
+    last: dict[str, Any] = field(default_factory=dict)  # knobs of an earlier run, for those that aren't given
+    into: str = ""  # the folder that all targets are put under, with its slash
+    within: str = ""  # what an included Ddfile's targets and aliases begin with
+    base: str = ""  # an included Ddfile's folder
+    parent: "Workflow | None" = None
     knobs: dict[str, Any] = field(default_factory=dict)  # all knobs with the values in force
+    defaults: dict[str, Any] = field(default_factory=dict)  # of the knobs
     rules: list[Rule] = field(default_factory=list)
     targets: dict[str, Target] = field(default_factory=dict)
+    patterns: "pattern.Patterns" = field(default_factory=lambda: pattern.Patterns())
     aliases: dict[str, list[str]] = field(default_factory=dict)
+    files: list[Path] = field(default_factory=list)  # every Ddfile that is part of this, the main one first
+
+    def __post_init__(self) -> None:
+        self.top: Workflow = self if self.parent is None else self.parent.top
+        self.prefix = self.into + self.within
+        self.shared = Shared()
+        self.templates: dict[Any, Any] = {}  # that were read and checked, to be used again
+        self.prefixes: set[str] = set()  # of what is included
+        self._strings: dict[str, Source] = {}
+        self._open: list[Read] = []  # strings whose meaning is told when all rules are known
+        self._names: dict[tuple[Workflow, str, bool], list[Rule]] = {}  # models' names, and the rules that hold them
+        self._forms: dict[str, str] = {} if self.parent is None else self.parent._forms  # paths by their NFC form
+        self._unmade: list[Read] = []
+        self._aliased: list[tuple[Workflow, str, tuple[Any, ...], str]] = []
+        self._checked = -1  # rules that were there when all was last found in order; -1 while loading
+        self.files.append(self.file)
 
     def __repr__(self) -> str:
         return f"<workflow {self.file.name}: {len(self.rules)} rules, {len(self.targets)} targets>"
 
-    def __getitem__(self, path: str) -> Target:
-        """Return the target at a path; raises DdfileError where no rule makes it."""
-        return self.targets[self.path(path)]
+    def __getitem__(self, name: str) -> Target:
+        """Return the target at a path ("./cards" for one named like a command); raises DdfileError where no rule makes it."""
+        found = self.find(name)
+        if found is None:
+            near = did_you_mean(normal(name), [*self.targets, *self.aliases])
+            place = f"{here()}: no" if self.parent else "No"
+            raise DdfileError(f"{place} rule in {self.file.name} makes {name!r}.{near}")
+        return found
+
+    def find(self, name: str) -> Target | None:
+        """Return the target at a path, with the folder of `--into` or without, or None; a pattern that it fits is bound."""
+        path = normal(name)
+        found = self.made(path) if self.parent is None else None
+        found = found or (self.made(self.prefix + path) if self.prefix else None)
+        if 0 <= self.top._checked < len(self.rules):
+            self.top.settle()
+        return found
+
+    def made(self, path: str) -> Target | None:
+        """Return the target at just this path, in whatever Unicode form. Raises DdfileError where two patterns make it."""
+        same = path if path in self.targets or path.isascii() else self._forms.get(unicodedata.normalize("NFC", path), path)
+        if same in self.targets:
+            return self.targets[same]
+        fitting = self.patterns.fitting(path)
+        if len(fitting) > 1:
+            first, second = fitting[0][0], fitting[1][0]
+            raise DdfileError(f"{second.place}: {path} fits two patterns, {second.label} and {first.label} at {first.place}. "
+                              "Constrain a wildcard, as in {name:[a-z]+}, or give one of them another output.")
+        for one, values in fitting:
+            pattern.bind(one, values)
+        return self.targets.get(path)
 
     def add(self, rule: Rule) -> None:
         """Take in a rule; raises DdfileError where another one makes the same path."""
@@ -44,103 +101,108 @@ class Workflow:
                 other = self.targets[path].rule.place
                 raise DdfileError(f"{rule.place}: {path} is made by the rule at {other} already; give one another output.")
             self.targets[path] = Target(rule, name)
+            if not path.isascii():
+                self._forms[unicodedata.normalize("NFC", path)] = path
         self.rules.append(rule)
 
-    def resolve(self, model: ModelName) -> Source | ModelName:
-        """Return what a model's name stands for: a path that a rule makes or that begins with ./, else the name itself.
+    def string(self, text: str) -> Source:
+        """Return the input that a string among the inputs is: one for all that read it, settled when all rules are known."""
+        found = self._strings.get(text)
+        if found is None:
+            if "{" in text:
+                pattern.refuse_wildcards(text)
+            path = normal(text)
+            found = self._strings[text] = Source(posixpath.normpath(posixpath.join(self.base, path)) if self.base else path)
+            own = self.prefix and not path.startswith(("/", ".."))
+            self.top._open.append(Read(found, (self.prefix + path, found.path) if own else (found.path,)))
+        return found
 
-        Asked once the Ddfile is loaded, so that a rule may stand before or after the one that names its target.
+    def promise(self, path: str) -> Source:
+        """Return the input at a path that a pattern makes."""
+        source = Source(path)
+        self.top._open.append(Read(source, (path,)))
+        return source
+
+    def note_name(self, name: str, fits_patterns: bool, rule: Rule) -> None:
+        """Remember a model's name in a rule, which may prove to be a target's."""
+        self.top._names.setdefault((self, name, fits_patterns), []).append(rule)
+
+    def settle(self) -> None:
+        """Tell what strings mean now that all rules are known, and check where everything lies; patterns are bound for it.
+
+        Raises DdfileError for aliases of nothing, and for targets and sources that lie in one another.
         """
-        path = posixpath.normpath(model.name)
-        if model.name in toys.NAMES:
-            return model
-        return Source(path) if path in self.targets or model.name.startswith(("./", "../", "/")) else model
+        while self._open or self._names or self._aliased:
+            if self._open:  # the newest first: a pattern that is made of itself comes to its end soon
+                self._settle_string(self._open.pop())
+            elif self._names:
+                self._settle_name(*self._names.popitem())
+            else:
+                flow, name, items, place = self._aliased.pop(0)
+                self.aliases[name] = [path for item in items for path in selecting.aliased(flow, name, item, place)]
+        layout.check(self, self._unmade)
+        self._checked = len(self.rules)
+
+    def _settle_string(self, read: Read) -> None:
+        found = next((target for place in read.places if (target := self.made(place)) is not None), None)
+        if found is None:
+            self._unmade.append(read)
+        else:
+            read.source.path, read.source.target = found.path, found
+
+    def _settle_name(self, held: "tuple[Workflow, str, bool]", rules: list[Rule]) -> None:
+        flow, name, fits_patterns = held
+        path = normal(name)
+        for place in (flow.prefix + path, posixpath.normpath(f"{flow.base}/{path}")):
+            found = self.made(place) if fits_patterns else self.targets.get(place)
+            if found is not None:
+                for rule in rules:
+                    rename(rule, name, found.as_source())
+                return
+
+    def resolve(self, model: ModelName) -> Source | ModelName:
+        """Return a model's name: one that is a target's has become a source when the Ddfile was loaded."""
+        return model
 
     def producer(self, source: Source) -> Rule | None:
         """Return the rule that makes a source's path, or None."""
-        if source.target is not None:
-            return source.target.rule
-        made = self.targets.get(source.path)
-        return made.rule if made else None
+        return None if source.target is None else source.target.rule
 
     def sources(self, rule: Rule) -> Iterator[Source]:
         """Yield every path that a rule reads, wherever it stands in inputs and arguments."""
-        for leaf in leaves([*rule.inputs.values(), *rule.arguments.values()]):
-            for inner in (leaf.name, leaf.adapter) if isinstance(leaf, LLM) else (leaf,):
-                if isinstance(inner, ModelName):
-                    inner = self.resolve(inner)
-                if isinstance(inner, View):
-                    yield inner.of
-                elif isinstance(inner, Source):
-                    yield inner
+        for group in rule.reads:
+            yield from group
+
+    def words(self) -> list[str]:
+        """Return the words of a command line that load this workflow again."""
+        return words(self)
+
+    @property
+    def namespace(self) -> str:
+        """Return what an included Ddfile's knobs begin with."""
+        return self.within.removeprefix(self.parent.within if self.parent else "").rstrip("/").replace("/", ".")
 
     def path(self, name: str) -> str:
-        """Return a target's path by name ("./cards" for one named like a command); raises DdfileError for an unknown one."""
-        path = posixpath.normpath(name)
-        if path not in self.targets:
-            near = did_you_mean(path, [*self.targets, *self.aliases])
-            raise DdfileError(f"No rule in {self.file.name} makes {name!r}.{near}")
-        return path
+        """Return a target's path by name; raises DdfileError for an unknown one."""
+        return self[name].path
 
     def select(self, names: Iterable[str]) -> list[Rule]:
-        """Return the rules asked for by target or alias, in the Ddfile's order; nothing named means `all`."""
-        wanted: set[str] = set()
-        for name in list(names) or ["all"]:
-            wanted.update(self._named(name))
-        chosen = {id(self.targets[path].rule) for path in wanted}
-        return [rule for rule in self.rules if id(rule) in chosen]
-
-    def _named(self, name: str) -> list[str]:
-        if name in self.aliases:
-            return self.aliases[name]
-        if name == "all":
-            return [path for path, target in self.targets.items() if not target.rule.options.manual]
-        folder = [path for path in self.targets if path.startswith(posixpath.normpath(name) + "/")]
-        return folder or [self.path(name)]
-
-    def check(self) -> None:
-        """Raise DdfileError where outputs lie in one another, or a source lies in an output."""
-        for name in set(self.aliases) & set(self.targets):
-            raise DdfileError(f"{self.file.name}: the alias {name!r} is a target's path; give it another name.")
-        for path, target in self.targets.items():
-            parent = posixpath.dirname(path)
-            while parent:
-                if parent in self.targets:
-                    outer = self.targets[parent].rule.place
-                    raise DdfileError(f"{target.rule.place}: {path} lies inside {parent}, which the rule at {outer} makes.")
-                parent = posixpath.dirname(parent)
-        holding = {str(folder): path for path in self.targets for folder in PurePosixPath(path).parents}
-        for rule in self.rules:
-            for source in self.sources(rule):
-                if source.path not in self.targets:
-                    self._check_source(rule, source.path, holding)
-        for unknown in sorted(set(self.given) - set(self.knobs)):
-            knobs = f"It has: {', '.join(self.knobs)}." if self.knobs else "It has none."
-            raise DdfileError(f"{self.file.name} has no knob {unknown!r}. {knobs}{did_you_mean(unknown, self.knobs)}")
-
-    def _check_source(self, rule: Rule, path: str, holding: Mapping[str, str]) -> None:
-        """Raise DdfileError for a source that lies inside a target, or that holds one; `holding` are the targets' folders."""
-        outer = next((str(folder) for folder in PurePosixPath(path).parents if str(folder) in self.targets), None)
-        if outer is not None:
-            raise DdfileError(f"{rule.place}: {path} lies inside {outer}, which a rule makes. Give {outer} as the input.")
-        if path in holding:
-            made = holding[path]
-            raise DdfileError(f"{rule.place}: the source {path} holds {made}, which a rule makes. Give that as the input.")
+        """Return the rules asked for by target, alias, folder or glob, in the Ddfile's order; nothing named means `all`."""
+        return selecting.select(self, list(names))
 
 
 def alias(name: str, *targets: Target | str) -> None:
-    """Name a group of targets: `alias("paper", scores, tweets)`."""
+    """Name a group of targets: `alias("paper", scores, tweets)`; strings may be folders and globs, too."""
     flow = workflow("alias()")
-    if name in COMMANDS:
+    full = flow.within + name
+    if full in COMMANDS:
         raise DdfileError(f"{here()}: an alias can't be named {name!r}, which is a command.")
-    if name in flow.aliases:
+    if full in flow.aliases:
         raise DdfileError(f"{here()}: the alias {name!r} is given twice.")
-    flow.aliases[name] = [path for target in targets for path in _paths(target)]
-
-
-def _paths(target: Target | str) -> list[str]:
-    if isinstance(target, Target):
-        return list(target.rule.outputs.values()) if target.output is None else [target.path]
-    if isinstance(target, str):
-        return [posixpath.normpath(target)]
-    raise DdfileError(f"{here()}: alias() takes targets, not {type(target).__name__}.")
+    for target in targets:
+        if isinstance(target, pattern.Unbound):
+            target.as_source()
+        if not isinstance(target, (Target, str)):
+            raise DdfileError(f"{here()}: alias() takes targets, not {type(target).__name__}.")
+    flow.aliases[full] = []
+    flow.top._aliased.append((flow, full, tuple(targets), here()))

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -11,24 +11,23 @@ from ddmake.artifacts.digest import Digest
 from ddmake.artifacts.views import columns_read
 from ddmake.backends.models import weights_sha
 from ddmake.ddfile.config import Knobs
-from ddmake.ddfile.inputs import FREE, marked, parts_of
-from ddmake.ddfile.rule import Rule
+from ddmake.ddfile.inputs import parts_of
+from ddmake.ddfile.recipe import Recipe
+from ddmake.ddfile.rule import Group, Rule
 from ddmake.ddfile.specs import LLM
 from ddmake.ddfile.target import ModelName, Source, Target, View, suffix
 from ddmake.ddfile.template import Template
 from ddmake.ddfile.workflow import Workflow
+from ddmake.engine import hub
 from ddmake.errors import DdfileError, placed
-from ddmake.fingerprint import code, hashes
+from ddmake.fingerprint import hashes
+from ddmake.fingerprint.code import Codes
 
-SCHEMA = 1  # raised when the same recipe would get another key
+SCHEMA = 2  # raised when the same recipe would get another key
+LONG = 8  # an input list of so many items is hashed apart, once for all that read it
 
 Ingredients = dict[str, Any]
 Identify = Callable[[Source, list[str] | None], Any]  # a source's canonical form, narrowed to the columns that are read
-
-
-def key_of(ingredients: Ingredients) -> str:
-    """Return the hash of ingredients."""
-    return hashes.of_value(ingredients)
 
 
 def narrowed(digest: Digest, columns: list[str] | None) -> Any:
@@ -39,64 +38,123 @@ def narrowed(digest: Digest, columns: list[str] | None) -> Any:
     return {"kind": "dataset", "rows": digest["rows"], "columns": kept}
 
 
-def ingredients(flow: Workflow, rule: Rule, identify: Identify) -> Ingredients:
-    """Return what a rule is made of, its inputs told by `identify`.
+class Keys:
+    """Hashes ingredients. What many rules share (a recipe's code, a long list of inputs) is hashed once."""
 
-    Raises DdfileError for a value that can't be hashed soundly.
-    """
-    try:
-        return _ingredients(flow, rule, identify)
-    except DdfileError as error:
-        raise placed(f"{rule.place}: {rule.label}", error) from None
+    def __init__(self) -> None:
+        self._hashed: dict[int, tuple[Any, str]] = {}  # by id; the value is held, so that its id stays its own
 
+    def of(self, made: Ingredients, epoch: int | None = None) -> str:
+        """Return the key of ingredients, or the one that they would have at another sample epoch."""
+        short = made.copy()
+        if epoch is not None:
+            short.pop("epoch", None)
+            short.update({"epoch": epoch} if epoch else {})
+        if "code" in short:
+            short["code"] = self._sha(short["code"])
+        if "inputs" in short:
+            short["inputs"] = {name: self._sha(value) if is_long(value) else value for name, value in short["inputs"].items()}
+        return hashes.of_value(short)
 
-def _ingredients(flow: Workflow, rule: Rule, identify: Identify) -> Ingredients:
-    reader = _Reader(flow, rule, identify)
-    takes = rule.recipe.signature.parameters
-    inputs = {name: _without_observed(value, takes[name].annotation) for name, value in rule.inputs.items()}
-    arguments = {name: value for name, value in rule.arguments.items() if not marked(takes[name].annotation, FREE)}
-    made = {
-        "schema": SCHEMA,
-        "kind": rule.recipe.kind,
-        "code": reader.recipe(),
-        "outputs": {name: suffix(path) for name, path in rule.outputs.items()},
-        "inputs": {name: reader.value(value, f"input {name}") for name, value in inputs.items()},
-        "arguments": {name: reader.value(value, name) for name, value in arguments.items()},
-        "packages": {name: _version(rule, name) for name in sorted(rule.options.packages)},
-        "env": {name: os.environ.get(name) for name in sorted(rule.options.env)},
-    }
-    return {name: part for name, part in made.items() if part not in ({}, None)}
+    def _sha(self, value: Any) -> str:
+        known = self._hashed.get(id(value))
+        if known is None:
+            known = self._hashed[id(value)] = (value, hashes.of_value(value))
+        return known[1]
 
 
-@dataclass
-class _Reader:
-    """Turns the values of one rule into their canonical forms."""
+def is_long(value: Any) -> bool:
+    """Tell whether an input counts by a hash of its own: a list or dict of many."""
+    items = value.get("dict") if type(value) is dict else value
+    return type(items) is list and len(items) >= LONG
 
-    flow: Workflow
-    rule: Rule
-    identify: Identify
 
-    def recipe(self) -> dict[str, Any]:
+class Reader:
+    """Tells what rules of one workflow are made of, inputs by `identify`; what rules share is worked out once."""
+
+    def __init__(self, flow: Workflow, identify: Identify):
+        self.flow, self.identify = flow, identify
+        self._codes = Codes(self._special, str(flow.root))
+        self._lists: dict[int, Any] = {}  # canonical forms of long inputs, by the id of the bound list
+        self._of_group: dict[int, set[int]] = {}  # the lists that hold a group of sources, by its id
+
+    def forget(self, group: Group) -> None:
+        """Work out anew the long inputs that a group of sources stands in: one of them has changed."""
+        for bound in self._of_group.pop(id(group), ()):
+            self._lists.pop(bound, None)
+
+    def ingredients(self, rule: Rule, epoch: int = 0) -> Ingredients:
+        """Return what a rule is made of. Raises DdfileError for a value that can't be hashed soundly."""
+        try:
+            return self._ingredients(rule, epoch)
+        except DdfileError as error:
+            raise placed(f"{rule.place}: {rule.label}", error) from None
+
+    def texts(self, made: Ingredients) -> dict[str, str]:
+        """Return the source texts of the code in ingredients, by the hashes that stand there for them."""
+        found = dict(self._codes.texts(made.get("code", {})))
+        for argument in made.get("arguments", {}).values():
+            if isinstance(argument, dict) and argument.keys() == {"value", "code"}:
+                found.update(self._codes.texts(argument["code"]))
+        return found
+
+    def given(self, rule: Rule) -> Ingredients:
+        """Return of a rule's ingredients its inputs and arguments."""
+        takes, observed, free = rule.recipe.signature.parameters, rule.options.observes, rule.recipe.free
+        inputs = {name: _without_observed(value, takes[name].annotation) for name, value in rule.inputs.items()
+                  if name not in observed}
+        arguments = {name: self._value(value, name) for name, value in rule.arguments.items() if name not in free}
+        return {"inputs": {name: self._input(rule, value, f"input {name}") for name, value in inputs.items()},
+                "arguments": arguments | hub.pins(self.flow, rule)}
+
+    def _ingredients(self, rule: Rule, epoch: int) -> Ingredients:
+        recipe, options = rule.recipe, rule.options
+        made = {"schema": SCHEMA, "kind": recipe.kind, "code": self._recipe(recipe, options.version),
+                "outputs": {name: suffix(path) for name, path in rule.outputs.items()}, **self.given(rule)}
+        if options.packages:
+            made["packages"] = {name: _version(rule, name) for name in sorted(options.packages)}
+        if options.env:
+            made["env"] = {name: os.environ.get(name) for name in sorted(options.env)}
+        if epoch:
+            made["epoch"] = epoch
+        return made
+
+    def _recipe(self, recipe: Recipe, own: str | None) -> Any:
         """Return the recipe's code: of a packaged one its version, of a user's own all that it reaches."""
-        recipe, own = self.rule.recipe, self.rule.options.version
         if recipe.packaged:
             return {f"{recipe.function.__module__}.{recipe.name}": own}
-        found = code.of_value(recipe.function, "recipe", self.special)[1]
+        found = self._codes.of(recipe.function, "recipe")[1]
         return found if own is None else {**found, "version": own}
 
-    def value(self, value: Any, name: str) -> Any:
+    def _input(self, rule: Rule, value: Any, name: str) -> Any:
+        if type(value) is Source:
+            return self.identify(value, None)
+        if type(value) is list and not value:
+            return value
+        if type(value) not in (list, dict) or len(value) < LONG:
+            return self._value(value, name)
+        if id(value) in self._lists:
+            return self._lists[id(value)]
+        told = self._value(value, name)
+        if all(type(item) is Source for item in (value.values() if type(value) is dict else value)):
+            self._lists[id(value)] = told
+            for group in rule.reads:
+                self._of_group.setdefault(id(group), set()).add(id(value))
+        return told
+
+    def _value(self, value: Any, name: str) -> Any:
         """Return a value's canonical form, with the code that it holds beside it."""
-        told, reached = code.of_value(value, name, self.special)
+        told, reached = self._codes.of(value, name)
         return {"value": told, "code": reached} if reached else told
 
-    def special(self, value: Any) -> Any:
+    def _special(self, value: Any) -> Any:
         """Return the canonical form of what Ddfiles are made of; NotImplemented for plain values."""
         if isinstance(value, ModelName):
             value = self.flow.resolve(value)
         if isinstance(value, Source):
             return self.identify(value, None)
         if isinstance(value, View):
-            steps = [[verb, [self.value(arg, f".{verb}()") for arg in args]] for verb, args in value.steps]
+            steps = [[verb, [self._value(arg, f".{verb}()") for arg in args]] for verb, args in value.steps]
             return {"of": self.identify(value.of, columns_read(value.steps)), "view": steps}
         if isinstance(value, ModelName):
             return self._model(value.name)
@@ -105,30 +163,33 @@ class _Reader:
         if isinstance(value, Template):
             return {"template": value.texts}
         if isinstance(value, Knobs):
-            return {"knobs": {name: self.value(knob, f"knob {name}") for name, knob in vars(value).items()}}
+            return {"knobs": {name: self._value(knob, f"knob {name}") for name, knob in vars(value).items()}}
         if isinstance(value, Target):
-            raise DdfileError(
-                f"{self.rule.place}: the recipe of {self.rule.label} reads the target {value!r} from outside: "
-                "it would not count. Pass it as an input."
-            )
+            raise DdfileError(f"it reads the target {value!r} from outside of its inputs, where it would not count. "
+                              "Pass it as an input.")
         return NotImplemented
 
     def _model(self, name: str) -> Any:
-        return {"toy": name, "weights": weights_sha(toys.folder(name))} if name in toys.NAMES else {"model": name}
+        return {"toy": name, "weights": _toy_sha(name)} if name in toys.NAMES else {"model": name}
 
     def _llm(self, spec: LLM) -> Any:
-        fields = {name: self.value(value, f"llm's {name}") for name, value in spec.key_fields().items()}
+        fields = {name: self._value(value, f"llm's {name}") for name, value in spec.key_fields().items()}
         if spec.name in toys.NAMES:
-            fields["weights"] = weights_sha(toys.folder(spec.name))
+            fields["weights"] = _toy_sha(spec.name)
         return {"llm": fields}
+
+
+@cache
+def _toy_sha(name: str) -> str:
+    return weights_sha(toys.folder(name))
 
 
 def _without_observed(value: Any, annotation: Any) -> Any:
     """Leave out the parts that a recipe only watches."""
-    asked = parts_of(annotation)
-    if asked is None or not isinstance(value, dict):
+    if type(value) is not dict:
         return value
-    return {name: part for name, part in value.items() if name not in asked.observed}
+    asked = parts_of(annotation)
+    return value if asked is None else {name: part for name, part in value.items() if name not in asked.observed}
 
 
 def _version(rule: Rule, package: str) -> str:

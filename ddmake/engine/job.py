@@ -1,63 +1,76 @@
-"""One job, from its command line to its trace. Runs in a process of its own, under the locks of its outputs.
+"""One job, from its command line to its trace. Runs in a process of its own, under the locks of its outputs."""
 
-The order is what makes a kill harmless: scratch, object, trace, swap; each step can be done again.
-"""
-
+import fcntl
 import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-from filelock import FileLock, Timeout
+from typing import Any, Literal
 
 from ddmake.artifacts import stage
-from ddmake.ddfile import modules
 from ddmake.ddfile.inputs import GIVEN
 from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.target import Source
 from ddmake.ddfile.workflow import Workflow
-from ddmake.engine import recipes
-from ddmake.engine.ingredients import ingredients, key_of
+from ddmake.engine import commit, recipes
+from ddmake.engine.ingredients import Reader
 from ddmake.engine.opening import Opener
-from ddmake.engine.plan import Planner, Verdict, digest_of
+from ddmake.engine.plan import Planner, Verdict
 from ddmake.engine.record import record_of
-from ddmake.errors import DdfileError, PlanAgain
+from ddmake.engine.watched import watched
+from ddmake.errors import DdfileError, DdmakeError, PlanAgain
 from ddmake.fingerprint import hashes
 from ddmake.store import Store
 from ddmake.store.objects import Damaged
 from ddmake.store.traces import Trace
+
+LOOK = 0.05  # seconds between two looks at a lock that somebody else holds
 
 Tell = Callable[[int, int, str], None]
 Reload = Callable[[], Workflow]
 
 
 @dataclass(frozen=True)
+class Order:
+    """What a head orders: the key that it planned under, and what of the user's wishes concerns the job."""
+
+    key: str
+    force: bool = False  # make it, be it fresh or not
+    edited: Literal["tell", "restore", "adopt"] = "tell"
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """How a job ended well: "made", "restored", or "fresh" where somebody else had done it meanwhile."""
+    """How a job ended well: "made", "restored", "adopted", or "fresh" where somebody else had done it meanwhile."""
 
     word: str
     trace: Trace
 
 
-def perform(flow: Workflow, store: Store, rule: Rule, key: str, tell: Tell, reload: Reload) -> Outcome:
-    """Do one job that was planned under `key`, and return how it ended.
+def perform(flow: Workflow, store: Store, rule: Rule, order: Order, tell: Tell, reload: Reload) -> Outcome:
+    """Do one job, and return how it ended.
 
     `reload` loads the Ddfile again, as it is on disk when the job is done.
     Raises PlanAgain where the key no longer holds, RecipeFailed where the recipe fails.
     """
-    with locked(store, [*rule.outputs.values(), f"key {key}"], tell):
-        planner, verdict = _decide(flow, store, rule)
-        if verdict.key != key:
+    with locked(store, [*rule.outputs.values(), f"key {order.key}"], tell):
+        planner, verdict = _decide(flow, store, rule, order)
+        if verdict.key != order.key:
             raise PlanAgain(f"{rule.label}: the Ddfile, a template or a source changed during the run. Run ddmake again.")
+        if verdict.word == "edited":
+            raise DdmakeError(f"{rule.label}: {verdict.reason}.")
         if verdict.word == "fresh" and verdict.trace:
             return Outcome("fresh", verdict.trace)
+        if verdict.word == "adopt":
+            return Outcome("adopted", commit.adopt(store, rule, verdict, _base(planner, verdict)))
         if verdict.word == "restore" and verdict.trace:
             try:
-                return Outcome("restored", _restore(store, rule, verdict.trace))
+                commit.restore(store, rule, verdict.trace)
+                stage.remove(store.folder / "scratch" / order.key[:32])  # of a kill after the trace was committed
+                return Outcome("restored", verdict.trace)
             except Damaged as error:
                 print(f"{error}; {rule.label} is made again", flush=True)
         return Outcome("made", _make(flow, store, rule, planner, verdict, tell, reload))
@@ -66,98 +79,82 @@ def perform(flow: Workflow, store: Store, rule: Rule, key: str, tell: Tell, relo
 @contextmanager
 def locked(store: Store, names: Iterable[str], tell: Tell) -> Iterator[None]:
     """Hold the locks of a job's outputs and of its key, which two rules may share; they go with their holder's process."""
-    with ExitStack() as held:
-        for name in sorted(names):
-            file = store.folder / "locks" / f"{hashes.of_value(name)[:32]}.lock"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(file)
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                tell(0, 0, f"waiting for process {_holder(file)}, which is making it")
-                lock.acquire()
-            held.callback(lock.release)
-            file.with_suffix(".pid").write_text(str(os.getpid()))
-        yield
-
-
-def _holder(lock: Path) -> str:
+    folder, held = f"{store.folder}/locks", []
+    os.makedirs(folder, exist_ok=True)
     try:
-        return lock.with_suffix(".pid").read_text()
-    except OSError:
-        return "?"
+        for name in sorted(names):
+            held.append(os.open(f"{folder}/{hashes.of_value(name)[:32]}.lock", os.O_RDWR | os.O_CREAT, 0o666))
+            _lock(held[-1], tell)
+        yield
+    finally:
+        for lock in held:  # said in so many words, since a process that the recipe left behind may hold the file open
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            os.close(lock)
 
 
-def _decide(flow: Workflow, store: Store, rule: Rule) -> tuple[Planner, Verdict]:
-    """Decide on one rule, its inputs being what was last placed at their paths."""
-    planner = Planner(flow, store)
+def _lock(file: int, tell: Tell) -> None:
+    """Take a lock, and write to its file by whom it is held. Where somebody else has it, tell who, and wait."""
+    waiting = False
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if waiting:  # not at the first look: the holder has to write its name, too
+                tell(0, 0, f"waiting for process {os.pread(file, 20, 0).decode().strip()}, which is making it")
+            waiting = True
+            time.sleep(LOOK)
+    os.pwrite(file, b"%-20d" % os.getpid(), 0)
+
+
+def _decide(flow: Workflow, store: Store, rule: Rule, order: Order) -> tuple[Planner, Verdict]:
+    """Decide on one rule, its inputs being what was last placed at their paths, and lies there.
+
+    Raises PlanAgain for an input that has gone or was changed since the run was planned.
+    """
+    planner = Planner(flow, store, order.edited)
+    planner.forced = {rule} if order.force else set()
     for source in flow.sources(rule):
-        before = flow.producer(source)
-        placed = store.traces.at(source.path) if before else None
-        if before is not None and placed is not None:
-            planner.verdicts[id(before)] = Verdict(before, "fresh", trace=placed[0])
-        elif before is not None:
-            raise PlanAgain(f"{rule.label}: {source.path} isn't made any more. Run ddmake again.")
+        before = source.target.rule if source.target is not None else None
+        if before is not None and before not in planner.verdicts and not planner.take_as_it_lies(before):
+            raise PlanAgain(f"{rule.label}: {source.path} isn't what was made for it any more. Run ddmake again.")
     return planner, planner.decide(rule)
-
-
-def _restore(store: Store, rule: Rule, trace: Trace) -> Trace:
-    """Put a result that is kept in the store back into place."""
-    _intend(store, rule, trace)
-    for name, path in rule.outputs.items():
-        manifest = trace.record["outputs"][name]["manifest"]
-        scratch = store.folder / "scratch" / f"restore-{hashes.of_value(path)[:16]}"
-        stage.remove(scratch)
-        scratch.parent.mkdir(parents=True, exist_ok=True)
-        store.objects.get(manifest, scratch)
-        _place(store, rule, name, scratch, manifest)
-    store.traces.place(trace, rule.outputs)
-    return trace
 
 
 def _make(flow: Workflow, store: Store, rule: Rule, planner: Planner, verdict: Verdict, tell: Tell, reload: Reload) -> Trace:
     """Run the recipe and commit what it made."""
     folder = store.folder / "scratch" / str(verdict.key)[:32]
     stage.remove(folder / "output")
-    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     scratch = {name: folder / "output" / str(i) / Path(path).name for i, (name, path) in enumerate(rule.outputs.items())}
     for path in scratch.values():
         path.parent.mkdir(parents=True)
-    before, started, process = _watched(flow, rule), time.time(), os.getpid()
-    usage = _run(flow, store, rule, scratch, folder / "checkpoints", tell)
+    before, started, process = _watched(flow, store, rule), time.time(), os.getpid()
+    usage = _run(flow, store, rule, scratch, folder / "checkpoints", verdict.epoch, tell)
     if os.getpid() != process:
         os._exit(0)  # a recipe forked, and this is its child: what it made is its parent's to commit
-    outputs = {name: _keep(store, path) for name, path in scratch.items()}
-    now = _watched(flow, rule)
+    outputs = commit.keep(store, scratch, rule)
+    now = _watched(flow, store, rule)
     if any(now.get(file) != sha for file, sha in before.items()):  # a module that was loaded meanwhile is no change
         _check_again(reload, store, rule, str(verdict.key))
-    record = {**record_of(flow, rule, planner, verdict, started, usage, outputs), "metrics": _metrics(rule, scratch)}
-    trace = store.traces.add(str(verdict.key), _fingerprint(flow, store, rule, planner), record)
-    _intend(store, rule, trace)
-    for name, path in scratch.items():
-        _place(store, rule, name, path, outputs[name]["manifest"])
-    store.traces.place(trace, rule.outputs)
+    record = {**record_of(flow, rule, planner, verdict, started, usage), "metrics": _metrics(rule, scratch)}
+    texts, fingerprint = planner.reader.texts(verdict.ingredients or {}), _fingerprint(flow, rule, planner, verdict)
+    trace = commit.commit(store, rule, verdict, _base(planner, verdict), fingerprint, outputs, record, texts, scratch)
     stage.remove(folder)
     return trace
 
 
-def _run(flow: Workflow, store: Store, rule: Rule, scratch: dict[str, Path], checkpoints: Path, tell: Tell) -> dict[str, Any]:
+def _run(flow: Workflow, store: Store, rule: Rule, scratch: dict[str, Path], checkpoints: Path, epoch: int,
+         tell: Tell) -> dict[str, Any]:
     """Run the recipe on its opened inputs, and return what its llms were asked."""
-    opener = Opener(flow, store, tell)
+    opener = Opener(flow, store, rule, tell, epoch)
     given = dict(zip(GIVEN, (None, checkpoints, tell)))
+    if "checkpoints" in rule.recipe.signature.parameters:
+        checkpoints.mkdir(parents=True, exist_ok=True)
     try:
-        opened = {name: opener.open(value) for name, value in {**rule.inputs, **rule.arguments}.items()}
-        recipes.run(rule, opened, given, scratch)
+        recipes.run(rule, opener.given(), given, scratch)
     finally:
         opener.close()
     return {name: {**asdict(used), "models": sorted(used.models)} for name, used in opener.usage.items()}
-
-
-def _keep(store: Store, scratch: Path) -> dict[str, Any]:
-    """Return an output's digest and manifest, its files kept as objects."""
-    manifest = store.files.manifest(scratch)
-    store.objects.put(scratch, manifest)
-    return {"digest": digest_of(store, scratch), "manifest": manifest}
 
 
 def _metrics(rule: Rule, outputs: dict[str, Path]) -> dict[str, Any]:
@@ -167,35 +164,18 @@ def _metrics(rule: Rule, outputs: dict[str, Path]) -> dict[str, Any]:
     return {name: value for name, value in told.items() if isinstance(value, (int, float))} if isinstance(told, dict) else {}
 
 
-def _intend(store: Store, rule: Rule, trace: Trace) -> None:
-    """Note what is about to be put where, and put aside what lies there and isn't ours."""
-    intents = store.traces.intents()
-    for path in rule.outputs.values():
-        if (store.root / path).exists() and path not in intents and store.traces.placed_at(path) is None:
-            stage.put_aside(store.root / path)
-    store.traces.intend(trace, rule.outputs)
-
-
-def _place(store: Store, rule: Rule, name: str, scratch: Path, manifest: dict[str, str]) -> None:
-    place = store.root / rule.outputs[name]
-    stage.swap(scratch, place, store.folder / "trash")
-    for part, sha in manifest.items():
-        store.files.note(place / part if part else place, sha)
-
-
-def _watched(flow: Workflow, rule: Rule) -> dict[str, str]:
+def _watched(flow: Workflow, store: Store, rule: Rule) -> dict[str, Any]:
     """Return the hashes of the files that a key is computed from: Ddfile, the user's modules, templates, sources."""
-    files = {flow.file, *flow.root.glob("templates/**/*"), *modules.loaded(flow.root).values()}
-    files |= {flow.root / source.path for source in flow.sources(rule) if flow.producer(source) is None}
-    return {str(path): hashes.of_file(path) for path in sorted(files) if path.is_file()}
+    sources = [source.path for source in flow.sources(rule) if source.target is None]
+    return {**watched(flow, store), **{path: store.files.manifest(path) for path in sources}}
 
 
 def _check_again(reload: Reload, store: Store, rule: Rule, key: str) -> None:
     """Raise PlanAgain where the key no longer holds for the Ddfile as it is now."""
     try:
         flow = reload()
-        target = flow.targets.get(rule.label)
-        holds = target is not None and _decide(flow, store, target.rule)[1].key == key
+        target = flow.find(rule.label)
+        holds = target is not None and _decide(flow, store, target.rule, Order(key))[1].key == key
     except (DdfileError, PlanAgain):
         holds = False
     if not holds:
@@ -203,10 +183,15 @@ def _check_again(reload: Reload, store: Store, rule: Rule, key: str) -> None:
                         "Run ddmake again: finished calls are kept.")
 
 
-def _fingerprint(flow: Workflow, store: Store, rule: Rule, planner: Planner) -> str:
+def _base(planner: Planner, verdict: Verdict) -> str:
+    """Return the key, were the sample epoch 0."""
+    return planner.keys.of(verdict.ingredients or {}, epoch=0)
+
+
+def _fingerprint(flow: Workflow, rule: Rule, planner: Planner, verdict: Verdict) -> str:
     """Return the hash of the recipe and of all recipes before it."""
     def identify(source: Source, columns: list[str] | None) -> Any:
-        placed = store.traces.at(source.path) if flow.producer(source) else None
-        return {"fingerprint": placed[0].fingerprint, "output": placed[1]} if placed else planner.digest(source)
+        trace = planner.verdicts[source.target.rule].trace if source.target is not None else None
+        return {"fingerprint": trace.fingerprint, "output": source.target.output} if trace else planner.digest(source)
 
-    return key_of(ingredients(flow, rule, identify))
+    return planner.keys.of({**(verdict.ingredients or {}), **Reader(flow, identify).given(rule)})

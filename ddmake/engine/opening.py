@@ -1,6 +1,7 @@
 """Opening what a recipe is given: datasets, folders, models, llms."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,22 +9,32 @@ from ddmake import toys
 from ddmake.artifacts import views
 from ddmake.artifacts.digest import kind_of
 from ddmake.backends import open_backend
+from ddmake.backends.hub import snapshot
 from ddmake.calls.cache import Calls
 from ddmake.calls.model import OpenedLLM, Usage
+from ddmake.ddfile.inputs import PATHS, marked
+from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.specs import LLM
 from ddmake.ddfile.target import ModelName, Source, View
 from ddmake.ddfile.workflow import Workflow
+from ddmake.engine import hub
 from ddmake.store import Store
 
 
 class Opener:
     """Opens the inputs and arguments of one job, and keeps count of what its llms are asked."""
 
-    def __init__(self, flow: Workflow, store: Store, tell: Callable[[int, int, str], None]):
-        self.flow, self.store, self.tell = flow, store, tell
+    def __init__(self, flow: Workflow, store: Store, rule: Rule, tell: Callable[[int, int, str], None], epoch: int = 0):
+        self.flow, self.store, self.rule, self.tell, self.epoch = flow, store, rule, tell, epoch
         self.usage: dict[str, Usage] = {}
         self._calls: Calls | None = None
         self._llms: list[OpenedLLM] = []
+
+    def given(self) -> dict[str, Any]:
+        """Return the rule's inputs and arguments, opened; the inputs of a recipe that asks for paths stay paths."""
+        takes = self.rule.recipe.signature.parameters
+        return {name: _paths(value) if marked(takes[name].annotation, PATHS) else self.open(value)
+                for name, value in {**self.rule.inputs, **self.rule.arguments}.items()}
 
     def open(self, value: Any) -> Any:
         """Return a value with everything in it opened; paths are relative to the Ddfile's folder."""
@@ -34,7 +45,7 @@ class Opener:
         if isinstance(value, View):
             return views.apply(self._source(value.of), value.steps)
         if isinstance(value, ModelName):
-            return toys.folder(value.name) if value.name in toys.NAMES else value.name
+            return self._model(value)
         if isinstance(value, LLM):
             return self._llm(value)
         if isinstance(value, dict):
@@ -59,13 +70,30 @@ class Opener:
         datasets.disable_caching()  # its cache would lie in the artifact, which would then count as edited
         return datasets.load_from_disk(str(path))
 
+    def _model(self, model: ModelName) -> Path:
+        """Return a toy's folder, or the local copy of what a name on the Hub stands for."""
+        name = hub.of_model(self.flow, self.rule, model)
+        return toys.folder(model.name) if name is None else snapshot(self.flow.root, name)
+
     def _llm(self, spec: LLM) -> OpenedLLM:
         if self._calls is None:
             self._calls = Calls(self.store.folder)
         model = Path(spec.name.path) if isinstance(spec.name, Source) else None
         adapter = Path(spec.adapter.path) if isinstance(spec.adapter, Source) else spec.adapter
+        if "adapter" in (names := hub.of_llm(self.flow, spec)):
+            adapter = snapshot(self.flow.root, names["adapter"])
+        spec = replace(spec, revision=hub.commit_of(self.flow, self.rule, spec) or spec.revision)
         usage = self.usage.setdefault(model.as_posix() if model else spec.name, Usage())
         backend = open_backend(spec, model, adapter)
-        opened = OpenedLLM(spec, backend, self._calls, usage, lambda done, asked: self.tell(done, 0, "answers"))
+        opened = OpenedLLM(spec, backend, self._calls, usage, lambda done, asked: self.tell(done, 0, "answers"), self.epoch)
         self._llms.append(opened)
         return opened
+
+
+def _paths(value: Any) -> Any:
+    """Return sources as paths, however deep."""
+    if isinstance(value, dict):
+        return {key: _paths(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_paths(item) for item in value]
+    return Path(value.path) if isinstance(value, Source) else value

@@ -1,5 +1,6 @@
 """Running a recipe in scratch: giving it its parameters, storing what it returns, telling how it failed."""
 
+import os
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +13,8 @@ from ddmake.ddfile.target import ROW_FILES, suffix
 from ddmake.errors import DdmakeError, MissingExtra, ProviderError, RecipeFailed, did_you_mean
 from ddmake.fingerprint.source import is_users
 
+EVERYDAY = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "SHELL", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+
 
 def run(rule: Rule, opened: dict[str, Any], given: dict[str, Any], outputs: dict[str, Path]) -> None:
     """Run a rule's recipe so that each of its outputs lies in scratch.
@@ -20,7 +23,7 @@ def run(rule: Rule, opened: dict[str, Any], given: dict[str, Any], outputs: dict
     """
     takes = [name for name in rule.recipe.signature.parameters if name in GIVEN]
     single = outputs.get("")
-    given = {**given, "output": outputs if single is None else single}
+    given = {**given, "output": outputs if single is None else single, "environment": _environment(rule)}
     if "output" in takes:
         for path in (path for path in outputs.values() if not suffix(path)):
             path.mkdir()
@@ -35,6 +38,11 @@ def run(rule: Rule, opened: dict[str, Any], given: dict[str, Any], outputs: dict
         raise RecipeFailed(_told(rule, f"it called exit({error.code!r})", error)) from None
     except Exception as error:
         raise RecipeFailed(_told(rule, _explained(error, opened), error)) from error
+
+
+def _environment(rule: Rule) -> dict[str, str]:
+    """Return the environment that a rule's programs get: what every program needs, and what the rule declares."""
+    return {name: os.environ[name] for name in (*EVERYDAY, *rule.options.env) if name in os.environ}
 
 
 def _store(rule: Rule, result: Any, outputs: dict[str, Path], filled: bool) -> None:

@@ -4,7 +4,8 @@ import os
 import platform
 import resource
 import time
-from importlib.metadata import distributions
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ddmake.ddfile.binding import leaves
@@ -12,15 +13,15 @@ from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.specs import LLM
 from ddmake.ddfile.target import ModelName, Source
 from ddmake.ddfile.workflow import Workflow
+from ddmake.engine import hub
 from ddmake.engine.plan import Planner, Verdict
 
 
-def record_of(flow: Workflow, rule: Rule, planner: Planner, verdict: Verdict, started: float, usage: dict[str, Any],
-            outputs: dict[str, Any]) -> dict[str, Any]:
+def record_of(flow: Workflow, rule: Rule, planner: Planner, verdict: Verdict, started: float,
+              usage: dict[str, Any]) -> dict[str, Any]:
     """Return what is told of a job that ended: all that a card needs, without asking anything again."""
     spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return {
-        "outputs": {name: {"path": rule.outputs[name], **out} for name, out in outputs.items()},
         "ingredients": verdict.ingredients,
         "recipe": {"name": rule.recipe.name, "kind": rule.recipe.kind, "module": rule.recipe.function.__module__,
                    "doc": (rule.recipe.function.__doc__ or "").strip(), "about": rule.options.about, "place": rule.place},
@@ -37,8 +38,7 @@ def record_of(flow: Workflow, rule: Rule, planner: Planner, verdict: Verdict, st
 
 
 def _input(flow: Workflow, planner: Planner, source: Source) -> dict[str, Any]:
-    rule = flow.producer(source)
-    trace = planner.verdicts[id(rule)].trace if rule else None
+    trace = planner.verdicts[source.target.rule].trace if source.target is not None else None
     return {"path": source.path, "trace": trace.id if trace else None, "digest": planner.digest(source)["sha"]}
 
 
@@ -48,15 +48,22 @@ def _models(flow: Workflow, rule: Rule) -> list[dict[str, Any]]:
     for leaf in leaves([*rule.inputs.values(), *rule.arguments.values()]):
         if isinstance(leaf, LLM) and isinstance(leaf.name, str):
             found.append({"name": leaf.name, "license": leaf.license, "citation": leaf.citation, "url": leaf.url,
-                          "revision": leaf.revision, "sampling": leaf.sampling()})
+                          "revision": hub.commit_of(flow, rule, leaf), "sampling": leaf.sampling()})
         elif isinstance(leaf, ModelName) and flow.resolve(leaf) is leaf:
-            found.append({"name": leaf.name})
+            found.append({"name": leaf.name, "revision": hub.commit_of(flow, rule, leaf)})
     return found
 
 
+@cache
 def _packages() -> dict[str, str]:
     """Return the versions of the packages that bear on results, as far as they are installed."""
     wanted = {"ddmake", "accelerate", "aiohttp", "datasets", "jinja2", "litellm", "numpy", "peft", "pyarrow", "safetensors",
               "sentence-transformers", "tokenizers", "torch", "transformers", "trl"}
-    found = {d.metadata["Name"].lower(): d.version for d in distributions() if d.metadata["Name"]}
-    return {name: found[name] for name in sorted(wanted & found.keys())}
+    return {name: found for name in sorted(wanted) if (found := _version(name)) is not None}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

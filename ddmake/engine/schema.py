@@ -1,5 +1,6 @@
 """Which columns a target has, as far as it can be known before it is made."""
 
+from collections.abc import Callable
 from typing import Any
 
 from ddmake.artifacts.views import columns_after
@@ -9,9 +10,10 @@ from ddmake.ddfile.workflow import Workflow
 from ddmake.errors import DdfileError, placed
 
 Columns = list[str] | None
+Known = Callable[[str], Columns]  # the columns of what lies or will lie at a path
 
 
-def columns_of(flow: Workflow, rule: Rule, known: dict[str, Columns]) -> dict[str, Columns]:
+def columns_of(flow: Workflow, rule: Rule, known: Known) -> dict[str, Columns]:
     """Return the columns of a rule's outputs, by output name, as far as its recipe tells.
 
     Raises DdfileError where the recipe needs a column, of a template or by name, that its input is known not to have.
@@ -27,12 +29,12 @@ def columns_of(flow: Workflow, rule: Rule, known: dict[str, Columns]) -> dict[st
     return {name: told for name in rule.outputs}
 
 
-def _columns(value: Any, known: dict[str, Columns], rule: Rule) -> Any:
+def _columns(value: Any, known: Known, rule: Rule) -> Any:
     """Return an input's columns: a list, None where they aren't known, or a dict of these."""
     if isinstance(value, Source):
-        return known.get(value.path)
+        return known(value.path)
     if isinstance(value, View):
-        before = known.get(value.of.path)
+        before = known(value.of.path)
         _check_view(value, before, rule)
         return columns_after(before, value.steps)
     if isinstance(value, dict):

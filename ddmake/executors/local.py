@@ -1,68 +1,157 @@
-"""Jobs in processes on this machine. They die with the head: each watches its standard input, a pipe that the head holds."""
+"""Jobs in workers on this machine: processes that are kept warm, and that die with the head.
 
-import os
+A job goes to an idle worker of its environment (threads, GPUs), first to one that has the job's models loaded. What a
+worker holds of models stays until a job comes that loads others.
+"""
+
+import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from ddmake.executors.base import Ended, Task
+from ddmake.executors.base import Ended, Needs, Task, Told
+from ddmake.executors.machine import Machine, Room
+from ddmake.executors.worker import Worker
 
-GRACE = 10.0  # seconds a cancelled job has to commit its finished calls
+GRACE = 10.0  # seconds that a job has to stop, beyond its requests in flight
+PARTING = 2.0  # seconds that idle workers have to end by themselves
 
 
 class Local:
-    """An Executor of child processes."""
+    """An Executor of worker processes; `slots` is how many jobs run at once."""
 
-    def __init__(self, slots: int):
+    def __init__(self, slots: int, machine: Machine):
         self.slots = slots
-        self._running: dict[str, tuple[Task, subprocess.Popen]] = {}
+        self._room = Room(machine, slots)
+        self._workers: list[Worker] = []
+        self._leaving: list[Worker] = []
+        self._ears = selectors.DefaultSelector()
 
-    def submit(self, tasks: Sequence[Task]) -> None:
-        """Start a process for each task, in a process group of its own."""
-        for task in tasks:
-            task.log.parent.mkdir(parents=True, exist_ok=True)
-            with task.log.open("ab") as log:
-                process = subprocess.Popen(task.command, cwd=task.folder, env={**os.environ, **task.env}, stdin=subprocess.PIPE,
-                                           stdout=log, stderr=log, start_new_session=True)
-            self._running[task.name] = (task, process)
+    def fits(self, needs: Needs) -> bool:
+        """Tell whether a task with these needs could start now."""
+        return self._room.fits(needs)
 
-    def poll(self, seconds: float) -> list[Ended]:
-        """Return the tasks whose process has ended."""
-        deadline = time.monotonic() + seconds
-        while True:
-            ended = [(task, process) for task, process in self._running.values() if process.poll() is not None]
-            if ended or time.monotonic() >= deadline:
-                break
-            time.sleep(0.02)
-        for task, process in ended:
-            del self._running[task.name]
-            if process.stdin:
-                process.stdin.close()
-        return [Ended(task, _told(process.returncode)) for task, process in ended]
+    def submit(self, task: Task) -> None:
+        """Hand a task to a worker."""
+        gpus = self._gpus(task)
+        env = task.env if task.needs.gpus is None else {**task.env, "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
+        worker = self._worker(task, env)
+        worker.gpus = set(gpus)
+        self._room.take(task.needs, worker.gpus)
+        worker.deadline = time.monotonic() + task.needs.seconds if task.needs.seconds else None
+        worker.give(task)
+
+    def poll(self, seconds: float) -> list[Told | Ended]:
+        """Return what the workers said, and which of them ended."""
+        until = [at for worker in self._workers for at in (worker.deadline, worker.grace) if at is not None]
+        heard = self._ears.select(max(0.0, min([seconds, *(at - time.monotonic() for at in until)])))
+        told = [event for key, _ in heard for event in self._hear(key.data)]
+        if not heard:  # a process that a job has left behind may hold a dead worker's pipe open
+            gone = [worker for worker in self._workers if worker.process.poll() is not None]
+            told += [event for worker in gone for event in [*self._hear(worker), *self._lost(worker)]]
+        self._stop_overdue()
+        return told
 
     def cancel(self, tasks: Sequence[Task]) -> None:
-        """Ask the tasks' process groups to end, and end them after a while."""
-        asked = [self._running[task.name][1] for task in tasks if task.name in self._running]
-        for process in asked:
-            _signal(process, signal.SIGTERM)
-        deadline = time.monotonic() + GRACE
-        while any(process.poll() is None for process in asked) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        for process in asked:
-            _signal(process, signal.SIGKILL)
+        """Ask the tasks' process groups to stop, and stop them after a while unless they wait for answers."""
+        names = {task.name for task in tasks}
+        for worker in self._workers:
+            if worker.task is not None and worker.task.name in names:
+                worker.grace = time.monotonic() + GRACE
+                worker.signal(signal.SIGTERM)
+
+    def close(self) -> None:
+        """Stop what runs, at once; idle workers end by themselves, and soon."""
+        for worker in self._workers:
+            if worker.task is not None:
+                worker.signal(signal.SIGKILL)
+            worker.let_go()
+        deadline = time.monotonic() + PARTING
+        for worker in [*self._workers, *self._leaving]:
+            try:
+                worker.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                pass
+            worker.bury()
+        self._workers, self._leaving = [], []
+        self._ears.close()
 
     def attach(self, tasks: Sequence[Task]) -> list[Task]:
-        """Return nothing: a head's processes end with it."""
+        """Return nothing: a head's workers end with it."""
         return []
 
+    def _gpus(self, task: Task) -> list[str]:
+        """Pick GPUs for a task: those of an idle worker that has its models loaded, else the first that are free."""
+        free, count = self._room.gpus if task.needs.gpus else [], task.needs.gpus or 0
+        for worker in self._workers:
+            fitting = len(worker.gpus) == count and worker.gpus <= set(free)
+            if worker.task is None and worker.models & task.models and fitting:
+                return [number for number in free if number in worker.gpus]
+        return free[:count]
 
-def _signal(process: subprocess.Popen, number: signal.Signals) -> None:
-    try:
-        os.killpg(process.pid, number)
-    except ProcessLookupError:
-        pass
+    def _worker(self, task: Task, env: Mapping[str, str]) -> Worker:
+        """Return an idle worker for a task, a new one where none fits."""
+        idle = [worker for worker in self._workers if worker.task is None]
+        if task.models or task.alone:  # what it loads needs the memory of what nobody uses
+            self._dismiss([worker for worker in idle if worker.models and (task.alone or not worker.models & task.models)])
+            idle = [worker for worker in idle if worker in self._workers]
+        fitting = [worker for worker in idle if worker.env == env and not task.alone]
+        if fitting:
+            return max(fitting, key=lambda worker: len(worker.models & task.models))
+        if len(self._workers) >= self.slots:
+            self._dismiss(idle[:1])
+        worker = Worker(env, task.folder, task.log)
+        self._workers.append(worker)
+        self._ears.register(worker.answers, selectors.EVENT_READ, worker)
+        return worker
 
+    def _dismiss(self, workers: Sequence[Worker]) -> None:
+        self._leaving = [worker for worker in self._leaving if worker.process.poll() is None]
+        for worker in workers:
+            self._forget(worker)
+            worker.let_go()
+            self._leaving.append(worker)
 
-def _told(code: int) -> str:
-    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    def _forget(self, worker: Worker) -> None:
+        self._workers.remove(worker)
+        self._ears.unregister(worker.answers)
+
+    def _hear(self, worker: Worker) -> Iterator[Told | Ended]:
+        for said in worker.hear():
+            if said is None:
+                yield from self._lost(worker)
+            elif "result" in said:
+                yield self._end(worker, "", said["result"])
+            elif worker.task is not None and "note" in said:
+                yield Told(worker.task, said["done"], said["total"], said["note"])
+            elif "finishing" in said:
+                worker.grace = None  # it waits for answers that are paid for
+
+    def _lost(self, worker: Worker) -> Iterator[Ended]:
+        """Take leave of a worker that is gone; a job that it had in hand is lost."""
+        if worker in self._workers:
+            self._forget(worker)
+            how = worker.bury()
+            if worker.task is not None:
+                yield self._end(worker, how, None)
+
+    def _end(self, worker: Worker, how: str, result: Mapping[str, object] | None) -> Ended:
+        task = worker.task
+        assert task is not None, "a worker without a task told a result"
+        self._room.give_back(task.needs, worker.gpus)
+        worker.task, worker.deadline, worker.grace = None, None, None
+        if task.alone and result is not None:
+            self._dismiss([worker])
+        return Ended(task, how, result, worker.late)
+
+    def _stop_overdue(self) -> None:
+        """Kill the groups of jobs that ran longer than their time, or didn't stop when they were asked to."""
+        now = time.monotonic()
+        for worker in self._workers:
+            if worker.deadline is not None and now >= worker.deadline:
+                worker.late, worker.deadline = True, None
+                worker.signal(signal.SIGKILL)
+            elif worker.grace is not None and now >= worker.grace:
+                worker.grace = None
+                worker.signal(signal.SIGKILL)

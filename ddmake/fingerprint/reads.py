@@ -1,111 +1,100 @@
-"""What a function reads from outside of itself: globals, attributes of modules, and imports in its body."""
+"""From the names that code reads to the values that stand behind them, as far as these are the user's own."""
 
-import ast
-import dis
 import importlib
 import importlib.util
-from collections.abc import Iterator
-from types import CodeType, FunctionType, ModuleType
+import sys
+from collections.abc import Iterator, Mapping
+from types import ModuleType
 from typing import Any
 
-from ddmake.fingerprint import source
+from ddmake.errors import DdfileError
+from ddmake.fingerprint.source import Imported, Module, file_of, is_users
+from ddmake.fingerprint.text import Read, Text
 
-Chain = tuple[str, ...]  # "a.b.c" as it stands in the text
+PLACE = {"__name__", "__file__", "__spec__", "__loader__", "__package__", "__path__", "__cached__", "__builtins__"}
 
 
 class Namespace:
     """A base for objects of which a reader depends on the attributes that it reads, and on no others."""
 
 
-def of_function(function: FunctionType, node: ast.AST) -> Iterator[tuple[str, Any]]:
-    """Yield (name, value) for all that a function reads; of modules and namespaces only what it names of them."""
-    scope, chains = function.__globals__, list(_chains(node))
-    imported = dict(_imports(node, scope))
-    names = {**{n: scope[n] for n in _globals(function.__code__) if n in scope and n != "__name__"}, **imported}
-    found: dict[str, Any] = {}
-    for name, value in names.items():
-        for chain in [c for c in chains if c[0] == name] or [(name,)]:
-            found.update(_follow(chain, value))
-            if chain[1:] == ("__doc__",):
-                found[".".join(chain)] = value.__doc__
-    yield from sorted(found.items())
+def known_imports(module: Module, scope: dict[str, Any]) -> dict[str, Imported]:
+    """Return the names that a module's own imports bind, as far as they still stand for what was imported."""
+    found = module.imports(scope.get("__package__") or "")
+    return {name: one for name, several in found.items() for one in several if name in scope and _stands_for(scope[name], one)}
 
 
-def _follow(chain: Chain, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield what a chain of attributes leads to, as far as it goes through modules and namespaces."""
-    taken = 1
-    while taken < len(chain) and isinstance(value, (ModuleType, Namespace)):
-        if isinstance(value, ModuleType) and not source.is_users(getattr(value, "__file__", None)):
-            return  # a package counts by its version
-        if not hasattr(value, chain[taken]):
-            return  # an error when it is run, or an attribute that is set later
-        value, taken = getattr(value, chain[taken]), taken + 1
-    if not isinstance(value, ModuleType) or source.is_users(getattr(value, "__file__", None)):
-        yield ".".join(chain[:taken]), value
+def _stands_for(value: Any, imported: Imported) -> bool:
+    module = sys.modules.get(imported[0])
+    return module is not None and value is (module if imported[1] is None else getattr(module, imported[1], module))
 
 
-def _globals(code: CodeType) -> set[str]:
-    """Return the global names that code reads, nested functions included."""
-    found: set[str] = set()
-    waiting = [code]
-    while waiting:
-        one = waiting.pop()
-        found.update(i.argval for i in dis.get_instructions(one) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
-        waiting.extend(c for c in one.co_consts if isinstance(c, CodeType))
-    return found
+def of(text: Text, scope: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield (path, value) for all that code reads; of modules and namespaces only what it names of them.
+
+    Raises DdfileError where a module that is imported in the code's body can't be imported.
+    """
+    given = [scope[name] for name in text.modules_named if isinstance(scope.get(name), str)]
+    for name in (*text.modules, *given):
+        _imported(name)
+    yield from ((name, sys.modules[name]) for name in given if is_users(file_of(sys.modules.get(name))))
+    if "globals" in text.sees and scope.get("__name__") in sys.modules:
+        yield "globals()", sys.modules[scope["__name__"]]
+    for read in text.reads:
+        if read.local or read.name in scope and read.name not in PLACE:
+            yield from _follow(read, _root(read) if read.local else scope[read.name])
 
 
-def _chains(node: ast.AST) -> Iterator[Chain]:
-    """Yield each name in a text with the attributes that are read of it: `a.b.c` whole, and not `a.b` besides."""
-    inside: set[int] = set()
-    for n in ast.walk(node):  # outer nodes come first
-        if id(n) in inside:
-            continue
-        parts: list[str] = []
-        at = n
-        while isinstance(at, ast.Attribute):
-            parts.append(at.attr)
-            at = at.value
-            inside.add(id(at))
-        if isinstance(at, ast.Name):
-            yield (at.id, *reversed(parts))
+def _root(read: Read) -> Any:
+    """Return what an import in the code's own body gives; of a package's nothing counts but the name."""
+    module, member = read.imported or (read.name, None)
+    found = _imported(module)
+    if found is None or member is None or member == "*":
+        return found
+    return getattr(found, member) if hasattr(found, member) else _imported(f"{module}.{member}")
 
 
-def _imports(node: ast.AST, scope: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield what code imports in its body from the user's own files, by the name it goes by."""
-    package = scope.get("__package__") or ""
-    for n in ast.walk(node):
-        if isinstance(n, ast.Import):
-            for name in n.names:
-                module = _own(name.name)
-                if module is not None:
-                    top = name.name.partition(".")[0]
-                    yield (name.asname, module) if name.asname else (top, importlib.import_module(top))
-        elif isinstance(n, ast.ImportFrom):
-            module = _own("." * n.level + (n.module or ""), package)
-            for name in n.names if module is not None else ():
-                yield name.asname or name.name, _member(module, name.name)
-        elif isinstance(n, ast.Call) and getattr(n.func, "attr", getattr(n.func, "id", "")) in ("import_module", "__import__"):
-            given = n.args[0].value if n.args and isinstance(n.args[0], ast.Constant) else None
-            module = _own(given) if isinstance(given, str) else None
-            if module is not None:
-                yield f"import {given}", module
-
-
-def _member(module: ModuleType | None, name: str) -> Any:
-    """Return what `from module import name` gives."""
-    if module is None or name == "*":
-        return module
-    found = getattr(module, name, None)
-    return _own(f"{module.__name__}.{name}") if found is None else found
-
-
-def _own(name: str, package: str = "") -> ModuleType | None:
+def _imported(name: str) -> ModuleType | None:
     """Import a module if it is the user's own."""
     try:
-        full = importlib.util.resolve_name(name, package)
-        spec = importlib.util.find_spec(full)
+        spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
         return None
     origin = spec and (spec.origin or next(iter(spec.submodule_search_locations or ()), None))
-    return importlib.import_module(full) if source.is_users(origin) else None
+    if not is_users(origin):
+        return None
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise DdfileError(f"the module {name}, which a recipe imports in its body, can't be hashed: importing it raises "
+                          f"{type(error).__name__}: {error}.") from None
+
+
+def _follow(read: Read, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what a chain of attributes leads to, as far as it goes through modules, namespaces and classes' plain values."""
+    if read.imported is not None and not is_users(file_of(sys.modules.get(read.imported[0]))):
+        return  # a package counts by its name, which stands in the text
+    path = Read(read.name, (), read.imported).path
+    for part in read.attributes:
+        held = _held(value, part)
+        if held is None:
+            break
+        if part not in held or part in PLACE:  # an error when it is run, or an attribute that is set later
+            if "__getattr__" in held and isinstance(value, ModuleType):
+                yield f"{path}.__getattr__", held["__getattr__"]
+            return
+        value, path = held[part], f"{path}.{part}"
+    yield path, value
+
+
+def _held(value: Any, part: str) -> Mapping[str, Any] | None:
+    """Return what an attribute is taken from, None where a reader depends on the whole."""
+    if isinstance(value, ModuleType):
+        return vars(value) if is_users(file_of(value)) and part != "__dict__" else None
+    if isinstance(value, Namespace):
+        return vars(value)
+    if type(value) is type and is_users(file_of(sys.modules.get(value.__module__))):
+        found = next((vars(cls)[part] for cls in value.__mro__ if part in vars(cls)), None)
+        plain = type(found) in (int, float, str, bool, bytes, tuple, list, dict, set, frozenset)
+        return {part: found} if plain and not part.startswith("__") else None
+    return None

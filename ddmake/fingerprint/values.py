@@ -1,47 +1,48 @@
 """Values in a canonical form made of JSON's types, so that they can be hashed, stored and compared.
 
 Tuples differ from lists, ints from floats, and dicts by the order of their keys, since a recipe can see all of that.
+Nothing in it depends on Python's minor version or on where the project lies.
 """
 
 import collections
 import dataclasses
-import datetime
-import decimal
 import enum
-import fractions
 import functools
 import hashlib
-import logging
 import re
 import types
 import typing
-import uuid
 from collections.abc import Callable
 from pathlib import PurePath
 from typing import Any
 
 from ddmake.errors import DdfileError
 
-PLAIN = (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, fractions.Fraction, uuid.UUID, range, complex,
-         slice, datetime.timezone)
+SCALARS = frozenset((types.NoneType, bool, int, float, str))
+WRITTEN = {  # types whose values are what they are written as
+    "datetime.date", "datetime.datetime", "datetime.time", "datetime.timedelta", "datetime.timezone", "zoneinfo.ZoneInfo",
+    "decimal.Decimal", "fractions.Fraction", "uuid.UUID", "builtins.range", "builtins.complex", "builtins.slice",
+}
+REDUCED = {"operator.itemgetter", "operator.attrgetter", "operator.methodcaller"}  # made again from what they were made of
 CONTAINERS = (dict, list, tuple, set, frozenset, str, int, float, bytes, collections.deque)
+DIGITS = 10_000  # bits; Python refuses to write longer ints as digits
 
 Special = Callable[[Any], Any]  # asked first for what isn't plain data; NotImplemented: not known
 
 
-def canonical(value: Any, name: str, special: Special, _inside: tuple[int, ...] = ()) -> Any:
-    """Return a value's canonical form.
+def canonical(value: Any, name: str, special: Special, root: str = "", _inside: tuple[int, ...] = ()) -> Any:
+    """Return a value's canonical form; texts and paths that begin with the folder `root` count by what follows.
 
     Raises DdfileError, by `name`, where a value can't be hashed soundly.
     """
-    if value is None or type(value) in (bool, int, float, str):
-        return value
+    if type(value) in SCALARS:
+        return _scalar(value, root)
     known = special(value)
     if known is not NotImplemented:
         return known
     if id(value) in _inside:
         raise DdfileError(f"{name} can't be hashed: it holds itself.")
-    again = functools.partial(canonical, special=special, _inside=(*_inside, id(value)))
+    again = functools.partial(canonical, special=special, root=root, _inside=(*_inside, id(value)))
     for form in (_container, _named, _object):
         found = form(value, name, again, special)
         if found is not NotImplemented:
@@ -50,6 +51,12 @@ def canonical(value: Any, name: str, special: Special, _inside: tuple[int, ...] 
         f"{name} can't be hashed soundly: it is a {type(value).__module__}.{type(value).__qualname__}. "
         "Make it inside the recipe, or pass what it is made of as an argument."
     )
+
+
+def _scalar(value: Any, root: str) -> Any:
+    if type(value) is str:
+        return {"here": value[len(root):]} if root and f"{value}/".startswith(f"{root}/") else value
+    return {"int": hex(value)} if type(value) is int and value.bit_length() > DIGITS else value
 
 
 def _container(value: Any, name: str, again: Callable[..., Any], special: Special) -> Any:
@@ -61,7 +68,7 @@ def _container(value: Any, name: str, again: Callable[..., Any], special: Specia
     if kind is dict:
         return {"dict": [[again(k, name), again(v, f"{name}[{k!r}]")] for k, v in value.items()]}
     if kind in (set, frozenset):
-        return {"set": sorted((again(item, name) for item in value), key=repr)}
+        return {"set": sorted((again(item, name) for item in value), key=_order)}
     if kind in (bytes, bytearray):
         return {"bytes": hashlib.sha256(value).hexdigest()}
     if kind is collections.defaultdict:
@@ -73,27 +80,55 @@ def _container(value: Any, name: str, again: Callable[..., Any], special: Specia
     return NotImplemented
 
 
+def _order(item: Any) -> str:
+    """Return what a set's items are sorted by; code among them, which has no order of its own, by its name."""
+    if hasattr(item, "thing"):
+        return f"{item.thing.__module__}.{item.thing.__qualname__}"
+    return ascii(item)
+
+
 def _named(value: Any, name: str, again: Callable[..., Any], special: Special) -> Any:
     """Return what counts by a name or by how it is written."""
+    kind = _full_name(type(value))
     if isinstance(value, enum.Enum):
-        return {"enum": again(type(value), name), "member": value.name}
-    if type(value) in PLAIN or isinstance(value, datetime.tzinfo):
-        return {type(value).__name__: repr(value)}
+        return {"enum": again(type(value), name), "member": value.name, "value": again(value._value_, name)}
+    if kind in WRITTEN:
+        return _written(type(value).__name__, value)
     if isinstance(value, PurePath):
-        return {"path": value.as_posix()}
+        return {"path": again(value.as_posix(), name)}
     if isinstance(value, re.Pattern):
         return {"pattern": again(value.pattern, name), "flags": value.flags}
     if isinstance(value, functools.partial):
         return {"partial": again(value.func, name), "args": again(value.args, name), "keywords": again(value.keywords, name)}
+    if kind in REDUCED:
+        return {kind: again(value.__reduce__()[1:], name)}
     if isinstance(value, type) and typing.get_origin(value) is None:
-        return {"type": f"{value.__module__}.{value.__qualname__}"}
+        return {"type": _full_name(value)}
     if typing.get_origin(value) is not None:
-        return {"type": again(typing.get_origin(value), name), "of": [again(arg, name) for arg in typing.get_args(value)]}
-    if isinstance(value, (typing.TypeVar, logging.Logger)):
+        return _generic(value, name, again)
+    if kind in ("typing.TypeVar", "logging.Logger"):
         return {type(value).__name__: getattr(value, "name", None) or value.__name__}
     if value is Ellipsis or value is NotImplemented or type(value) is object or type(value).__module__ == "typing":
-        return {"object": "" if type(value) is object else repr(value)}
+        return _written("object", "" if type(value) is object else value)
     return NotImplemented
+
+
+def _full_name(kind: type) -> str:
+    """Return a type's name with its module, without the private modules into which Python moves types now and then."""
+    parts = kind.__module__.split(".")
+    return ".".join([parts[0].lstrip("_"), *(p for p in parts[1:] if not p.startswith("_")), kind.__qualname__])
+
+
+def _written(noun: str, value: Any) -> Any:
+    told = value if value == "" else repr(value)
+    return NotImplemented if " at 0x" in told else {noun: told}
+
+
+def _generic(value: Any, name: str, again: Callable[..., Any]) -> Any:
+    """Return a type with parameters; `int | str` is `Union[int, str]`."""
+    origin = typing.get_origin(value)
+    told = "union" if origin in (typing.Union, types.UnionType) else again(origin, name)
+    return {"type": told, "of": [again(arg, name) for arg in typing.get_args(value)]}
 
 
 def _object(value: Any, name: str, again: Callable[..., Any], special: Special) -> Any:
@@ -102,12 +137,13 @@ def _object(value: Any, name: str, again: Callable[..., Any], special: Special) 
     if callable(value) and hasattr(value, "__qualname__") and hasattr(value, "__name__"):
         if bound is not None and not isinstance(bound, types.ModuleType):
             return {"method": value.__name__, "self": again(bound, f"{name}'s self")}
-        return {"builtin": f"{value.__module__}.{value.__qualname__}"}
-    if type(value).__module__ == "numpy" and hasattr(value, "tobytes") and not value.dtype.hasobject:
-        return {"array": str(value.dtype), "shape": list(value.shape), "bytes": hashlib.sha256(value.tobytes()).hexdigest()}
+        return {"builtin": f"{(value.__module__ or '').lstrip('_')}.{value.__qualname__}"}
+    if _full_name(type(value)).startswith("numpy.") and hasattr(value, "tobytes") and not value.dtype.hasobject:
+        told = {"array": str(value.dtype), "shape": list(value.shape), "bytes": hashlib.sha256(value.tobytes()).hexdigest()}
+        return told if type(value).__name__ == "ndarray" or not value.shape else NotImplemented
     kind = special(type(value))
     users = kind is not NotImplemented
-    if not users and not dataclasses.is_dataclass(value) and type(value) is not types.SimpleNamespace:
+    if _hides(value, special) if users else not dataclasses.is_dataclass(value) and type(value) is not types.SimpleNamespace:
         return NotImplemented
     held = dict(getattr(value, "__dict__", {}))
     slots = [slot for cls in type(value).__mro__ for slot in _slots(cls) if hasattr(value, slot)]
@@ -115,7 +151,23 @@ def _object(value: Any, name: str, again: Callable[..., Any], special: Special) 
     base = next((base for base in CONTAINERS if isinstance(value, base)), None)
     told = {"class": kind if users else type(value).__qualname__,
             "fields": {key: again(item, f"{name}.{key}") for key, item in held.items()}}
-    return told if base is None else {**told, "content": again(base(value), name)}
+    if isinstance(value, BaseException):
+        return {**told, "content": again(value.args, name)}
+    return told if base is None else {**told, "content": again(_plain(base, value), name)}
+
+
+def _hides(value: Any, special: Special) -> bool:
+    """Tell whether a package's class, which the user's one builds on, keeps what it holds out of sight."""
+    mine = [cls for cls in type(value).__mro__ if special(cls) is NotImplemented and cls is not object]
+    return any("__reduce__" in vars(cls) and not issubclass(cls, (*CONTAINERS, BaseException)) for cls in mine)
+
+
+def _plain(base: type, value: Any) -> Any:
+    """Return what an object of a container's subclass contains, whatever its own methods make of it."""
+    if base is dict:
+        return dict(dict.items(value))
+    return list(collections.deque.__iter__(value)) if base is collections.deque else base(base.__iter__(value)) \
+        if base in (list, tuple, set, frozenset) else base.__getnewargs__(value)[0]
 
 
 def _slots(cls: type) -> list[str]:

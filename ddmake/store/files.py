@@ -17,60 +17,105 @@ from ddmake.fingerprint import hashes
 TICK_NS = 20_000_000  # file systems here keep times to a kernel tick, 4 to 10 ms
 
 CACHE = re.compile(r"cache-[0-9a-f]+(_\d+_of_\d+)?\.arrow")  # what `datasets` leaves beside data that somebody maps over
+SELECT = "SELECT size, mtime_ns, ctime_ns, inode, noted_ns, sha FROM files"
 
 Manifest = dict[str, str]  # sha256 by path within an artifact; "" is the artifact itself, where it is a file
+Row = tuple  # size, mtime_ns, ctime_ns, inode, noted_ns, sha
 
 
 class Files:
-    """Remembered hashes of the files under one project's root."""
+    """Remembered hashes of the files under one project's root, by their paths from it."""
 
     def __init__(self, db: sqlite3.Connection, root: Path):
         self.db, self.root = db, root
+        self._root = f"{root}{os.sep}"
+        self._known: dict[str, Row] | None = None
 
-    def sha(self, path: Path) -> str:
-        """Return a file's hash, from memory where its stat is unchanged."""
-        found, name = os.stat(path), self._name(path)
-        select = "SELECT size, mtime_ns, ctime_ns, inode, noted_ns, sha FROM files WHERE path = ?"
-        row = self.db.execute(select, (name,)).fetchone()
-        if row and row[:4] == _signs(found) and row[2] < row[4] - TICK_NS:
+    def load(self) -> None:
+        """Read all that is remembered at once, for whoever is about to ask for most of it."""
+        rows = self.db.execute("SELECT path, size, mtime_ns, ctime_ns, inode, noted_ns, sha FROM files")
+        self._known = {row[0]: row[1:] for row in rows}
+
+    def forget(self) -> None:
+        """Remember nothing any more, so that every file is read when it is next asked for."""
+        self.db.execute("DELETE FROM files")
+        self._known = None
+
+    def sha(self, path: str) -> str:
+        """Return a file's hash, from memory where its stat is unchanged. Raises FileNotFoundError."""
+        found = os.stat(self._place(path))
+        row = self._row(path)
+        if row and row[4] - row[2] > TICK_NS and row[:4] == _signs(found):
             return row[5]
         noted = time.time_ns()
-        sha = hashes.of_file(path)
-        self._note(name, found, noted, sha)
+        sha = hashes.of_file(Path(self._place(path)))
+        self._note([(path, *_signs(found), noted, sha)])
         return sha
 
-    def note(self, path: Path, sha: str) -> None:
-        """Remember the hash of a file that was just written or moved by ddmake."""
-        self._note(self._name(path), os.stat(path), time.time_ns(), sha)
+    def manifest(self, artifact: str) -> Manifest | None:
+        """Return the hashes of an artifact's files, None where nothing is there.
 
-    def manifest(self, artifact: Path) -> Manifest:
-        """Return the hashes of an artifact's files; raises DdmakeError for links out of it and special files."""
-        if artifact.is_file():
+        Raises DdmakeError for links out of it and special files.
+        """
+        try:
             return {"": self.sha(artifact)}
-        return {name: self.sha(artifact / name) for name in walk(artifact)}
+        except IsADirectoryError:
+            return {name: self.sha(f"{artifact}/{name}") for name in walk(self._place(artifact))}
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
-    def _name(self, path: Path) -> str:
-        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.absolute().as_posix()
+    def exists(self, path: str) -> bool:
+        """Tell whether anything lies at a path."""
+        return os.path.lexists(self._place(path))
 
-    def _note(self, name: str, found: os.stat_result, noted: int, sha: str) -> None:
-        self.db.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", (name, *_signs(found), noted, sha))
+    def note(self, artifact: str, manifest: Manifest) -> None:
+        """Remember the hashes of an artifact that was just moved to its place by ddmake."""
+        now = time.time_ns()
+        paths = [(f"{artifact}/{name}" if name else artifact, sha) for name, sha in manifest.items()]
+        self._note([(path, *_signs(os.stat(self._place(path))), now, sha) for path, sha in paths])
+
+    def _place(self, path: str) -> str:
+        return path if path.startswith("/") else self._root + path
+
+    def _row(self, path: str) -> Row | None:
+        if self._known is not None:
+            return self._known.get(path)
+        return self.db.execute(f"{SELECT} WHERE path = ?", (path,)).fetchone()
+
+    def _note(self, rows: list[tuple]) -> None:
+        self.db.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        if self._known is not None:
+            self._known.update({row[0]: row[1:] for row in rows})
 
 
-def walk(folder: Path) -> list[str]:
+def manifest_of(artifact: Path) -> Manifest:
+    """Return the hashes of an artifact's files by reading them; nothing is remembered."""
+    if artifact.is_file():
+        return {"": hashes.of_file(artifact)}
+    return {name: hashes.of_file(artifact / name) for name in walk(str(artifact))}
+
+
+def walk(folder: str) -> list[str]:
     """Return the files in a folder, as sorted paths from it."""
-    names = []
-    for parent, folders, files in os.walk(folder):
-        for name in [*folders, *files]:
-            path = Path(parent, name)
-            mode = os.lstat(path).st_mode
-            if CACHE.fullmatch(name):
-                continue
-            if stat.S_ISREG(mode):
-                names.append(path.relative_to(folder).as_posix())
-            elif not stat.S_ISDIR(mode):
-                raise DdmakeError(f"{path}: an artifact holds plain files only, and this is a link or a special file.")
+    names, waiting = [], [""]
+    while waiting:
+        inner = waiting.pop()
+        with os.scandir(os.path.join(folder, inner)) as entries:
+            for entry in entries:
+                name = f"{inner}/{entry.name}" if inner else entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(name)
+                elif entry.is_file(follow_symlinks=False):
+                    if not CACHE.fullmatch(entry.name):
+                        names.append(name)
+                else:
+                    raise DdmakeError(f"{entry.path}: an artifact holds plain files only, and this is a link or a special file.")
     return sorted(names)
 
 
 def _signs(found: os.stat_result) -> tuple[int, int, int, int]:
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError
+    if not stat.S_ISREG(found.st_mode):
+        raise DdmakeError("a pipe, a socket or a device can't be an input: its contents can't be hashed.")
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino

@@ -5,12 +5,23 @@ same model before that, when it had only read. Neither knows anything of the wor
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ddmake.toys.grammar import methods_and_tasks
+if TYPE_CHECKING:
+    from ddmake.toys.grammar import methods_and_tasks
 
 __all__ = ["NAMES", "folder", "methods_and_tasks"]
 
 NAMES = ("tiny", "tiny-base")
+
+
+def __getattr__(name: str) -> Any:
+    """Load the grammar when it is asked for: every command asks for the names alone."""
+    if name != "methods_and_tasks":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from ddmake.toys.grammar import methods_and_tasks
+
+    return methods_and_tasks
 
 
 def folder(name: str) -> Path:

@@ -1,0 +1,140 @@
+"""Names on the Hub: the commit that each stands for, and local copies of that commit.
+
+A name is looked up in Ddfile.lock, else asked of the Hub, else, where that can't be reached, of the Hub's local cache.
+What was asked is remembered for this process, and written to the lock by whoever begins a run.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from ddmake.ddfile import lock
+from ddmake.ddfile.lock import HubName, Pins
+from ddmake.errors import DdfileError, DdmakeError
+
+TIMEOUT = 10.0  # seconds that the Hub may take to say which commit it is
+OTHERS = ("*.h5", "*.msgpack", "*.ot", "*.onnx", "*.tflite", "*.gguf", "*.mlmodel", "onnx/*", "openvino/*", "coreml/*",
+          "original/*")  # the same weights for other programs
+PICKLES = ("*.bin", "*.pt", "*.pth")  # the same weights again, where there are safetensors
+SNAPSHOT = re.compile(r".*/models--(.+)/snapshots/([0-9a-f]{40})")
+
+_asked: dict[tuple[Path, HubName], str] = {}  # by project; before the lock, which may be about to be rewritten
+
+
+class Unreachable(DdfileError):
+    """The Hub can't be asked now."""
+
+
+def commit(root: Path, name: HubName) -> str:
+    """Return the commit that a name stands for in the project at `root`.
+
+    Raises DdfileError for a name that the Hub doesn't have or doesn't give, and where nobody can be asked.
+    """
+    if name.is_commit:
+        return name.revision
+    found = _asked.get((root, name)) or lock.read(root).get(name)
+    if found is None:
+        found = _asked[root, name] = _ask_or_recall(name)
+    return found
+
+
+def ask_again(root: Path, name: HubName) -> str:
+    """Return the commit that a name stands for today, whatever the lock says. Raises DdfileError as `commit` does."""
+    _asked[root, name] = found = ask(name)
+    return found
+
+
+def keep(root: Path) -> None:
+    """Write to the lock what was asked."""
+    pins: Pins = {name: found for (project, name), found in _asked.items() if project == root}
+    if pins:
+        lock.write(root, pins)
+    for name in pins:
+        del _asked[root, name]
+
+
+def ask(name: HubName) -> str:
+    """Return the commit that the Hub says a name stands for.
+
+    Raises Unreachable where it doesn't answer, DdfileError where it has no such thing or doesn't give it.
+    """
+    import httpx
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+    what = f"the {name.kind} {name.repo!r}"
+    try:
+        return HfApi().repo_info(name.repo, repo_type=name.kind, revision=name.revision, timeout=TIMEOUT).sha
+    except HFValidationError:
+        raise DdfileError(f"{name.repo!r} can't be a name on the Hub, which is written org/name. Mend it, or write "
+                          f"./{name.repo} if it is a folder.") from None
+    except GatedRepoError:
+        raise DdfileError(f"{what} is gated. Ask for access on its page on the Hub, then set HF_TOKEN.") from None
+    except RevisionNotFoundError:
+        raise DdfileError(f"{what} has no revision {name.revision!r} on the Hub.") from None
+    except RepositoryNotFoundError:
+        raise DdfileError(f"{what} isn't on the Hub, or you may not see it. Mend the name, set HF_TOKEN if it is private, "
+                          f"or write ./{name.repo} if it is a folder.") from None
+    except (OSError, httpx.HTTPError) as error:
+        if _status(error) in (401, 403):
+            raise DdfileError(f"{what} was refused by the Hub ({_status(error)}). Check HF_TOKEN.") from None
+        raise Unreachable(f"{what} can't be looked up: the Hub can't be reached ({type(error).__name__}). "
+                          "Run ddmake again with the network on.") from None
+
+
+def _status(error: Exception) -> int | None:
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def _ask_or_recall(name: HubName) -> str:
+    try:
+        return ask(name)
+    except Unreachable:
+        known = _cached(name)
+    if known is None:
+        raise Unreachable(f"the {name.kind} {name} isn't in {lock.FILE}, and the Hub can't be reached. Run ddmake once with "
+                          "the network on (HF_HUB_OFFLINE unset), or give a whole commit as revision=.")
+    return known
+
+
+def _cached(name: HubName) -> str | None:
+    """Return the commit of a branch that the Hub's local cache has noted."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    folder = repo_folder_name(repo_id=name.repo, repo_type=name.kind)
+    try:
+        return Path(constants.HF_HUB_CACHE, folder, "refs", name.revision).read_text().strip()
+    except OSError:
+        return None
+
+
+def snapshot(root: Path, name: HubName) -> Path:
+    """Return the folder that holds a model of the Hub at its commit, fetched if it isn't there.
+
+    Weights for other programs are left out, and pickled ones where there are safetensors. Raises DdmakeError where the
+    model isn't there and can't be fetched.
+    """
+    sha = commit(root, name)
+    folder = _fetched(name, sha, (*OTHERS, *PICKLES))
+    return folder if any(folder.glob("**/*.safetensors")) else _fetched(name, sha, OTHERS)
+
+
+def _fetched(name: HubName, sha: str, left_out: tuple[str, ...]) -> Path:
+    import httpx
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
+    try:
+        return Path(snapshot_download(name.repo, repo_type=name.kind, revision=sha, ignore_patterns=list(left_out)))
+    except (OSError, httpx.HTTPError) as error:
+        why = "the Hub can't be reached" if _status(error) is None else f"the Hub answered {_status(error)}"
+        raise DdmakeError(f"the {name.kind} {name}, commit {sha[:7]}, isn't whole in the local cache, and {why}. "
+                          "Run ddmake again with the network on.") from None
+
+
+def name_of(folder: Any) -> HubName | None:
+    """Return which model of the Hub a folder is the snapshot of, or None: how a card may speak of it."""
+    found = SNAPSHOT.fullmatch(Path(folder).as_posix())
+    return HubName("model", found[1].replace("--", "/"), found[2]) if found else None

@@ -1,0 +1,96 @@
+"""What jobs ask of a machine: reading `cpus`, `gpus`, `mem` and `time`, and refusing what no machine here can give."""
+
+import re
+
+from ddmake.ddfile.binding import leaves
+from ddmake.ddfile.rule import Rule
+from ddmake.ddfile.specs import LLM
+from ddmake.ddfile.target import ModelName, Source
+from ddmake.engine.plan import Plan
+from ddmake.errors import DdfileError
+from ddmake.executors.base import Needs
+from ddmake.executors.machine import Machine
+from ddmake.toys import NAMES
+
+BYTES = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+ANY = Needs()  # of a rule that says nothing of what it takes
+NUMBER = r"\d+(?:\.\d+)?"
+
+
+def needs(rule: Rule) -> Needs:
+    """Return what a rule's jobs need. Raises DdfileError for a text or a number that says nothing."""
+    options = rule.options
+    if options.cpus is not None and options.cpus < 1:
+        raise DdfileError(f"{rule.place}: {rule.label} asks for cpus={options.cpus}; a job takes at least 1.")
+    for name, value in (("gpus", options.gpus), ("retries", options.retries)):
+        if value is not None and value < 0:
+            raise DdfileError(f"{rule.place}: {rule.label} has {name}={value}; it can't be less than 0.")
+    found = Needs(options.cpus, options.gpus, _memory(rule), _seconds(rule))
+    return ANY if found == ANY else found
+
+
+def _memory(rule: Rule) -> int | None:
+    if rule.options.mem is None:
+        return None
+    found = re.fullmatch(rf"({NUMBER}) ?([KMGT]i?B)", rule.options.mem.strip(), re.IGNORECASE)
+    if found is None:
+        raise DdfileError(f'{rule.place}: {rule.label} has mem={rule.options.mem!r}. Write it like "500MB", "16GB" or "1.5TB".')
+    return int(float(found[1]) * BYTES[found[2].upper()])
+
+
+def _seconds(rule: Rule) -> float | None:
+    if rule.options.time is None:
+        return None
+    found = re.fullmatch(rf"(?:{NUMBER} ?[dhms] ?)+", rule.options.time.strip())
+    parts = re.findall(rf"({NUMBER}) ?([dhms])", rule.options.time) if found else []
+    total = sum(float(number) * SECONDS[unit] for number, unit in parts)
+    if not total:
+        raise DdfileError(f"{rule.place}: {rule.label} has time={rule.options.time!r}. "
+                          'Write it like "90s", "30m", "2h" or "1d 12h".')
+    return total
+
+
+def check(plan: Plan, machine: Machine) -> None:
+    """Raise DdfileError where a job that is to run asks for more than the machine has."""
+    known: dict[int, Needs] = {}  # by options, which most rules of a recipe share
+    for verdict in plan.verdicts:
+        options = id(verdict.rule.options)
+        if options not in known:
+            known[options] = needs(verdict.rule)
+        if known[options] is not ANY and verdict.word in ("make", "maybe"):
+            _check(verdict.rule, known[options], machine)
+
+
+def _check(rule: Rule, asked: Needs, machine: Machine) -> None:
+    told = None
+    if (asked.cpus or 0) > machine.cores:
+        told = f"cpus={asked.cpus}, and this machine has {machine.cores}"
+    elif (asked.memory or 0) > machine.memory:
+        told = f"mem={rule.options.mem!r}, and this machine has {machine.memory / 10**9:.1f}GB"
+    elif asked.gpus and asked.gpus > len(machine.gpus):
+        told = f"gpus={asked.gpus}, and ddmake sees {len(machine.gpus) or 'none'} here"
+    if told:
+        raise DdfileError(f"{rule.place}: {rule.label} asks for {told}. Ask for less, or run it where there is more.")
+
+
+def local_models(rule: Rule) -> frozenset[str]:
+    """Return the models that a rule's job loads into its own process, by name or path."""
+    values = [value for value in (*rule.inputs.values(), *rule.arguments.values()) if not _only_paths(value)]
+    return frozenset(name for leaf in leaves(values) if (name := _model(leaf)))
+
+
+def _only_paths(value: object) -> bool:
+    """Tell whether a value is a list of paths, which may be long."""
+    return isinstance(value, list) and all(type(item) is Source for item in value)
+
+
+def _model(leaf: object) -> str | None:
+    if isinstance(leaf, ModelName):
+        return leaf.name
+    if not isinstance(leaf, LLM):
+        return None
+    name = leaf.name.path if isinstance(leaf.name, Source) else leaf.name
+    local = isinstance(leaf.name, Source) or name in NAMES or name.startswith("hf/")
+    adapter = leaf.adapter.path if isinstance(leaf.adapter, Source) else leaf.adapter
+    return (f"{name}+{adapter}" if adapter else name) if local else None

@@ -1,0 +1,123 @@
+"""What lies about and may be removed: outputs that no rule makes any more, leftovers of killed runs, `.bak` files.
+
+Only what ddmake has put somewhere is ever listed, and of that nothing that somebody has edited since.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ddmake.artifacts import stage
+from ddmake.ddfile.load import load
+from ddmake.ddfile.workflow import Workflow
+from ddmake.engine.keeping import busy
+from ddmake.engine.plan import Planner
+from ddmake.errors import DdmakeError
+from ddmake.store import FOLDER, Store
+from ddmake.store.traces import Trace
+
+BAK = re.compile(r"\.bak\d*")
+
+
+@dataclass(frozen=True)
+class Loose:
+    """A path that may be removed, or that `stays` though nothing needs it; and why."""
+
+    path: str
+    why: str
+    stays: bool = False
+
+
+def as_run(root: Path, store: Store) -> list[Workflow]:
+    """Load the Ddfiles that were run in a folder and are still there, as they were last run under each `--into`."""
+    last = {(run.ddfile, run.folder): run.knobs for run in reversed(store.traces.runs())}
+    return [load(root / name, into=folder or None, last=knobs) for (name, folder), knobs in last.items()
+            if (root / name).is_file() and (root / folder).is_dir()]
+
+
+def loose(flow: Workflow, others: list[Workflow], store: Store, baks: bool) -> list[Loose]:
+    """Return what may be removed of a project, and what of it has to stay; `others` are workflows that count, too."""
+    return [*_unmade([flow, *others], store), *(_baks(flow, store) if baks else ()), *_leftovers(flow, store)]
+
+
+def remove(flow: Workflow, store: Store, path: str) -> None:
+    """Remove a path, and the folders that this leaves empty."""
+    place = flow.root / path
+    stage.remove(place)
+    store.traces.displace(path)
+    for folder in place.parents:
+        if folder in (flow.root, store.folder) or any(folder.iterdir()):
+            break
+        folder.rmdir()
+
+
+def _unmade(flows: list[Workflow], store: Store) -> Iterator[Loose]:
+    """Yield the outputs that rules once made and none makes now."""
+    for path, (trace, output) in sorted(store.traces.all_placed().items()):
+        if not os.path.lexists(store.root / path) or any(flow.find(path) for flow in flows):
+            continue
+        made = f"made {trace.made[:10]}; no rule makes it any more"
+        if _unchanged(store, path, trace, output):
+            yield Loose(path, made)
+        else:
+            yield Loose(path, f"{made}, but it was edited since", stays=True)
+
+
+def _unchanged(store: Store, path: str, trace: Trace, output: str) -> bool:
+    try:
+        return store.files.manifest(path) == trace.outputs[output]["manifest"]
+    except DdmakeError:  # links and special files: not what was made
+        return False
+
+
+def _baks(flow: Workflow, store: Store) -> Iterator[Loose]:
+    """Yield what ddmake has put aside to make room at a path of its own."""
+    for path in sorted({*flow.targets, *store.traces.all_placed()}):
+        place = flow.root / path
+        for found in sorted(place.parent.glob("*.bak*")) if place.parent.is_dir() else ():
+            if found.name.startswith(place.name) and BAK.fullmatch(found.name.removeprefix(place.name)):
+                yield Loose(found.relative_to(flow.root).as_posix(), "put aside by ddmake")
+
+
+def _leftovers(flow: Workflow, store: Store) -> Iterator[Loose]:
+    """Yield what killed runs have left under `.ddmake`. While a job is under way, nobody can tell what is left over."""
+    rooms: dict[str, Callable[[Path], str]] = {"runs": _of_run, "scratch": _of_job(flow, store), "trash": lambda _: ""}
+    found = [(place, stays(place)) for room, stays in rooms.items() for place in _inside(store.folder / room)]
+    held = "a job is under way" if found and busy(store) else ""
+    for place, why in found:
+        path = f"{FOLDER}/{place.parent.name}/{place.name}"
+        yield Loose(path, held or why or "left by a run that was killed", stays=bool(held or why))
+
+
+def _inside(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _of_run(folder: Path) -> str:
+    """Return why a run's folder has to stay: its head lives."""
+    try:
+        os.kill(int((folder / "head").read_text()), 0)
+    except (FileNotFoundError, ValueError, ProcessLookupError):
+        return ""
+    except PermissionError:
+        pass
+    return "a run is under way"
+
+
+def _of_job(flow: Workflow, store: Store) -> Callable[[Path], str]:
+    """Return what tells why a job's scratch folder has to stay: it holds checkpoints that a run would go on from."""
+    wanted: set[str] | None = None
+
+    def stays(folder: Path) -> str:
+        nonlocal wanted
+        if not any((folder / "checkpoints").glob("*")):
+            return ""
+        if wanted is None:
+            verdicts = Planner(flow, store).survey(flow.rules).verdicts
+            wanted = {str(verdict.key)[:32] for verdict in verdicts}
+        # where inputs aren't settled, any checkpoint may prove to be the one that is wanted
+        return "checkpoints that a run goes on from" if folder.name in wanted or "None" in wanted else ""
+
+    return stays

@@ -1,0 +1,35 @@
+"""The files that a workflow is read from: its Ddfile, the user's modules, templates."""
+
+import os
+import sys
+
+from ddmake.ddfile.workflow import Workflow
+from ddmake.fingerprint.source import is_users
+from ddmake.store import Store
+
+_strange: set[str] = set()  # names of modules that aren't the user's: there are thousands, and each is looked at once
+
+
+def watched(flow: Workflow, store: Store) -> dict[str, str]:
+    """Return the hashes of the files that a workflow was read from, by path; a file is read again when its stat tells."""
+    files = {*map(str, flow.files), *_templates(flow), *_modules(flow)}
+    inside = f"{flow.root}/"
+    return {path: store.files.sha(path.removeprefix(inside)) for path in sorted(files)}
+
+
+def _templates(flow: Workflow) -> list[str]:
+    folders = {f"{file.parent}/templates" for file in flow.files}
+    return [os.path.join(parent, name) for folder in folders for parent, _, names in os.walk(folder) for name in names]
+
+
+def _modules(flow: Workflow) -> list[str]:
+    """Return the files of the user's modules that are loaded."""
+    files = []
+    for name in sys.modules.keys() - _strange:
+        file = getattr(sys.modules[name], "__file__", None)
+        if is_users(file):
+            files.append(file)
+        else:
+            _strange.add(name)
+    beside = tuple({f"{file.parent}/" for file in flow.files})
+    return [file for file in files if file.startswith(beside)]

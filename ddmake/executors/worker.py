@@ -1,0 +1,83 @@
+"""A worker as its head sees it: a process that does one job after another.
+
+It reads jobs as JSON lines on its standard input and answers by JSON lines on its standard output: how far it is, and
+how a job ended. It ends when its input does, so that no worker outlives its head. It leads a process group, which holds
+all that its jobs start.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ddmake.executors.base import Task
+
+COMMAND = [sys.executable, "-m", "ddmake"]
+
+
+class Worker:
+    """A process with one environment, and what it does at the moment."""
+
+    def __init__(self, env: Mapping[str, str], folder: Path, log: Path):
+        self.env = dict(env)  # what was added to the head's own
+        self.task: Task | None = None
+        self.models: frozenset[str] = frozenset()  # that it has loaded
+        self.gpus: set[str] = set()
+        self.deadline: float | None = None  # of its task, by its `time`
+        self.grace: float | None = None  # until when it may take to stop
+        self.late = False
+        self._heard = b""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as errors:  # where a worker that can't even start says why
+            self.process = subprocess.Popen([*COMMAND, "worker"], cwd=folder, env={**os.environ, **env}, stdin=subprocess.PIPE,
+                                            stdout=subprocess.PIPE, stderr=errors, bufsize=0, start_new_session=True)
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self._tell, self.answers = self.process.stdin, self.process.stdout.fileno()
+        os.set_blocking(self.answers, False)
+
+    def give(self, task: Task) -> None:
+        """Hand over a task; a process that is gone is noticed when it is listened to."""
+        self.task, self.late, self.grace = task, False, None
+        self.models = task.models or self.models
+        line = {"job": list(task.command), "folder": str(task.folder), "log": str(task.log)}
+        try:
+            self._tell.write(json.dumps(line).encode() + b"\n")
+        except BrokenPipeError:
+            pass
+
+    def hear(self) -> Iterator[dict[str, Any] | None]:
+        """Yield what the worker has said since; None once it can say no more."""
+        while True:
+            try:
+                read = os.read(self.answers, 1 << 16)
+            except BlockingIOError:
+                return
+            if not read:
+                yield None
+                return
+            *lines, self._heard = (self._heard + read).split(b"\n")
+            yield from map(json.loads, lines)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Signal the worker and all that its job has started."""
+        try:
+            os.killpg(self.process.pid, number)
+        except (ProcessLookupError, PermissionError):  # gone; macOS says the latter of a group of zombies
+            pass
+
+    def let_go(self) -> None:
+        """Let an idle worker end by itself: it has nothing more to read."""
+        self._tell.close()
+
+    def bury(self) -> str:
+        """End whatever is left of the worker, and return in words how its process ended."""
+        self.signal(signal.SIGKILL)
+        code = self.process.wait()
+        self._tell.close()
+        if self.process.stdout:
+            self.process.stdout.close()
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -1,0 +1,235 @@
+"""Warm workers: one job after another in one process, as if each had its own."""
+
+import os
+import signal
+import time
+
+import psutil
+import pytest
+
+
+def wait_for(path, seconds=20.0):
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} never came"
+        time.sleep(0.02)
+
+
+def workers(root):
+    found = [p for p in psutil.process_iter(["cmdline", "cwd"]) if "worker" in (p.info["cmdline"] or [])]
+    return [p for p in found if str(root) in (p.info["cwd"] or "") and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_jobs_share_a_process_and_each_has_its_log(project):
+    project.ddfile("""
+        import os
+        for name in "abc":
+            @step(f"{name}.jsonl", name=name)
+            def rule(*, name):
+                print("this is", name)
+                yield {"pid": os.getpid()}
+    """).make("-j", "1")
+    assert len({project.lines(f"{name}.jsonl")[0]["pid"] for name in "abc"}) == 1
+    logs = {name: next(project.root.glob(f".ddmake/logs/{name}.jsonl/*.log")).read_text() for name in "abc"}
+    assert logs == {name: f"this is {name}\n" for name in "abc"}
+
+
+LEAVES = {
+    "a changed folder": "os.chdir('/')",
+    "a changed environment": "os.environ['NEW'] = '1'; os.environ.pop('HOME')",
+    "closed streams": "sys.stdout.close(); sys.stderr.close(); os.close(1)",
+    "a signal handler": "signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.signal(signal.SIGINT, signal.SIG_IGN); signal.alarm(1)",
+    "a path of modules": "sys.path.insert(0, '/nowhere')",
+    "a mask": "os.umask(0o777)",
+    "a seed": "random.seed(1); numpy.random.seed(1)",
+}
+
+
+@pytest.mark.parametrize("left", LEAVES)
+def test_what_a_job_changes_of_its_process_is_put_back(project, left):
+    project.ddfile(f"""
+        import os, random, signal, sys, json, time
+
+        def state():
+            import numpy
+            handlers = str([signal.getsignal(n) for n in (signal.SIGINT, signal.SIGALRM)])
+            draws = [random.random(), numpy.random.rand()]
+            seeded = draws[0] == random.Random(1).random() or draws[1] == numpy.random.RandomState(1).rand()
+            umask = os.umask(0)
+            os.umask(umask)
+            return dict(cwd=os.getcwd(), env=json.dumps(dict(os.environ)), path=sys.path[:3], handlers=handlers, mask=umask, seeded=seeded)
+
+        @step("a.jsonl")
+        def a():
+            import numpy
+            yield state()
+            {LEAVES[left]}
+
+        @step("b.jsonl", a)
+        def b(file):
+            print("heard")
+            yield state()
+    """).make("-j", "1")
+    assert project.lines("a.jsonl") == project.lines("b.jsonl")
+    assert "heard" in project.logs()
+
+
+def test_what_a_job_changes_in_memory_reaches_no_other(project):
+    """The changed global is part of the second rule's key, which then isn't the planned one: the Ddfile is loaded anew."""
+    project.write("words.py", "SEEN = []\n")
+    project.ddfile("""
+        import os, words
+        COUNT = {"n": 0}
+
+        @step("a.jsonl")
+        def a():
+            COUNT["n"] = 7
+            words.SEEN.append("a")
+            yield {"pid": os.getpid()}
+
+        @step("b.jsonl", a)
+        def b(file):
+            yield {"n": COUNT["n"], "seen": len(words.SEEN), "pid": os.getpid()}
+    """).make("-j", "1")
+    [b] = project.lines("b.jsonl")
+    assert (b["n"], b["seen"]) == (0, 0)
+    assert b["pid"] == project.lines("a.jsonl")[0]["pid"]
+    assert set(project.run("-n", "-v").verdicts().values()) == {"fresh"}
+
+
+def test_an_edit_during_the_run_is_seen_by_the_next_job(project):
+    project.write("number.py", "N = 1\n")
+    project.ddfile("""
+        import number
+
+        @step("a.jsonl")
+        def a():
+            open("number.py", "w").write("N = 2\\n")
+            yield {"x": 1}
+
+        @step("b.jsonl", a)
+        def b(file):
+            yield {"x": number.N}
+    """)
+    result = project.run("-j", "1")
+    assert result.code == 3 and "b.jsonl: the Ddfile, a template or a source changed during the run" in result.output
+    project.make()
+    assert project.lines("b.jsonl") == [{"x": 2}]
+
+
+def test_a_killed_worker_fails_its_job_alone(project):
+    project.ddfile("""
+        import os, signal, subprocess, sys
+
+        @step("a.jsonl")
+        def a():
+            yield {"pid": os.getpid()}
+
+        @step("killed.jsonl", a)
+        def killed(file):
+            subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], close_fds=False)
+            if not os.fork():
+                while True:
+                    signal.pause()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        @step("b.jsonl", a)
+        def b(file):
+            yield {"pid": os.getpid()}
+    """)
+    started = time.monotonic()
+    result = project.run("-k", "-j", "1")
+    assert result.code == 1 and time.monotonic() - started < 20
+    assert "killed.jsonl: its process ended without a result (killed by SIGKILL)" in result.output
+    assert project.lines("a.jsonl") != project.lines("b.jsonl")
+    assert not workers(project.root)
+
+
+def test_a_fork_that_comes_back_does_nothing(project):
+    project.ddfile("""
+        import os
+        @step("a.jsonl")
+        def a():
+            if not os.fork():
+                raise ValueError("in the child")
+            os.wait()
+            return [{"x": 1}]
+
+        @step("b.jsonl", a)
+        def b(file):
+            yield {"x": 2}
+    """).make("-j", "1")
+    assert project.lines("b.jsonl") == [{"x": 2}]
+
+
+def test_a_local_model_is_loaded_once_and_drawn_from_by_each_llm(project):
+    project.ddfile("""
+        import os
+
+        @step
+        def ask(model, *, wait=None):
+            answer = model.complete(["Title: x"])[0]
+            yield {"pid": os.getpid(), "model": id(model.backend.model), "sampling": str(model.backend.sampling), "answer": answer}
+
+        one = ask("one.jsonl", llm("tiny", temperature=0, max_tokens=8))
+        aside = step("aside.jsonl", one)(lambda file: [{"pid": os.getpid()}])
+        two = ask("two.jsonl", llm("tiny", max_tokens=4), wait=aside)
+        ask("three.jsonl", llm("tiny", temperature=0, max_tokens=8), wait=two)
+    """).make("-j", "2")
+    one, two, three = (project.lines(f"{name}.jsonl")[0] for name in ("one", "two", "three"))
+    assert one["pid"] == two["pid"] == three["pid"], "they go to the worker that has it loaded"
+    assert one["model"] == two["model"] == three["model"], "it is loaded once"
+    assert "temperature=0.0" in one["sampling"] and "temperature=1.0" in two["sampling"] and "max_tokens=4" in two["sampling"]
+    assert one["sampling"] == three["sampling"] and one["answer"] == three["answer"]
+
+
+def test_a_training_has_a_process_of_its_own(project):
+    project.ddfile("""
+        import os
+        def pid(output, name):
+            (output / "config.json").write_text("{}")
+            (output / "x.safetensors").write_text(str(os.getpid()))
+
+        @step("before.jsonl")
+        def before():
+            yield {"pid": os.getpid()}
+
+        @train("model", before)
+        def model(file, output):
+            pid(output, "x")
+
+        @step("after.jsonl", model)
+        def after(file):
+            yield {"pid": os.getpid()}
+    """).make("-j", "1")
+    pids = [project.lines("before.jsonl")[0]["pid"], int((project.root / "model/x.safetensors").read_text()),
+            project.lines("after.jsonl")[0]["pid"]]
+    assert len(set(pids)) == 3
+
+
+def test_workers_die_with_their_head(project):
+    project.ddfile("""
+        import time
+        @step("slow")
+        def slow():
+            open("begun", "w").close()
+            time.sleep(60)
+            yield {"x": 1}
+    """)
+    head = project.command("-j", "2")
+    wait_for(project.root / "begun")
+    assert workers(project.root)
+    os.kill(head.pid, signal.SIGKILL)
+    head.wait()
+    deadline = time.monotonic() + 10
+    while workers(project.root):
+        assert time.monotonic() < deadline, "a worker outlived its head"
+        time.sleep(0.05)
+    file = project.root / "Ddfile"
+    file.write_text(file.read_text().replace("60", "0"))
+    assert "made 1" in project.make().output
+
+
+def test_nobody_is_left_when_a_run_has_ended(project):
+    project.ddfile("@step('a')\ndef a():\n    yield {'x': 1}\n").make()
+    assert not workers(project.root)
