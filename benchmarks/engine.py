@@ -22,6 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
+PHASES = ("version", "dry", "cold", "rest", "dryrest")  # in this order
 DDMAKE = [sys.executable, "-m", "ddmake"]
 COMMANDS = {
     "ddmake": {"version": [*DDMAKE, "--version"], "dry": [*DDMAKE, "-n"], "cold": [*DDMAKE, "-j2"], "rest": [*DDMAKE],
@@ -136,15 +137,15 @@ def bench(tool: str, shape: str, n: int, args: argparse.Namespace) -> dict[str, 
     with tempfile.TemporaryDirectory(dir=args.dir) as name:
         folder = Path(name)
         write(tool, shape, n, args.jobs, folder)
-        phases = args.phases.split(",")
-        if {"rest", "dryrest"} & set(phases) and "cold" not in phases:
-            measure(COMMANDS[tool]["cold"], folder, args.limit)
-            measure(COMMANDS[tool]["rest"], folder, args.limit)
-        for phase in phases:
+        asked = args.phases.split(",")
+        for phase in PHASES:
+            if phase == "rest" and {"rest", "dryrest"} & set(asked):
+                measure(COMMANDS[tool]["cold"], folder, args.limit)  # all is made now, and what was just written is trusted
+                measure(COMMANDS[tool]["rest"], folder, args.limit)
+            if phase not in asked:
+                continue
             times = 1 if phase == "cold" else args.reps
             runs = [run for _ in range(times) if (run := measure(COMMANDS[tool][phase], folder, args.limit))]
-            if phase == "cold" and {"rest", "dryrest"} & set(phases):
-                measure(COMMANDS[tool]["rest"], folder, args.limit)
             if len(runs) < times:
                 break
             found[phase], wall = (statistics.median(values) for values in zip(*runs))

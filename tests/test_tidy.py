@@ -218,7 +218,7 @@ def test_files_that_a_later_result_shares_stay(project):
 def test_half_copied_files_go_once_they_are_old(thrice):
     old, young = thrice.write(f".ddmake/objects/aa/{'b' * 62}.{'c' * 32}", "x"), thrice.write(f".ddmake/objects/aa/{'d' * 62}", "x")
     os.utime(old, (time.time() - 2 * 86400,) * 2)
-    assert "1 files that belong to no result" in thrice.make("gc", "--yes").output
+    assert "of no result: 1 file" in thrice.make("gc", "--yes").output
     assert not old.exists() and young.exists()
 
 

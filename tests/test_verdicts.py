@@ -198,7 +198,7 @@ def test_the_dry_run_names_knobs_that_differ_from_the_last_runs(project):
     project.ddfile("cfg = config(n=1, tag='x')\n@step('a', n=cfg.n)\ndef a(*, n):\n    yield from ({'i': i} for i in range(n))\n")
     project.make("n=3")
     result = project.run("-n")
-    assert result.output.splitlines()[0] == "knobs: n=1 tag=x        last run had n=3"
+    assert result.output.splitlines()[0] == "knobs: n=1 tag=x        last run had n=3 (--last)"
     assert result.why("a") == "n 3 -> 1"
 
 

@@ -1,6 +1,7 @@
 """What an artifact is, and its digest by meaning."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ VERSION_FIELDS = {"transformers_version", "_name_or_path", "peft_version", "auto
 
 def kind_of(path: Path) -> str:
     """Return "file", "dataset", "model" or "files"."""
-    if path.is_file():
+    if os.path.isfile(path):
         return "file"
-    if (path / "state.json").exists() and (path / "dataset_info.json").exists():
+    if os.path.exists(f"{path}/state.json") and os.path.exists(f"{path}/dataset_info.json"):
         return "dataset"
     configured = (path / "config.json").exists() or (path / "adapter_config.json").exists()
     return "model" if configured and any(next(path.glob(weights), None) for weights in WEIGHTS) else "files"
@@ -41,9 +42,8 @@ def _dataset(path: Path) -> Digest:
 
     from ddmake.artifacts import columns
 
-    info = json.loads((path / "dataset_info.json").read_text())
-    files = [entry["filename"] for entry in json.loads((path / "state.json").read_text())["_data_files"]]
-    readers = [pa.ipc.open_stream(pa.memory_map(str(path / name))) for name in files]
+    info, state = (_json(f"{path}/{name}") for name in ("dataset_info.json", "state.json"))
+    readers = [pa.ipc.open_stream(pa.memory_map(f"{path}/{entry['filename']}")) for entry in state["_data_files"]]
     batches = (batch for reader in readers for batch in reader)
     table = columns.digest(readers[0].schema, batches, info.get("features") or {})
     return {"kind": "dataset", "sha": hashes.of_value(table), **table}
@@ -61,5 +61,10 @@ def _model(path: Path, manifest: Manifest) -> dict[str, Any]:
 
 
 def _config(path: Path) -> Any:
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = _json(path)
     return found if not isinstance(found, dict) else {key: found[key] for key in sorted(found) if key not in VERSION_FIELDS}
+
+
+def _json(file: str | Path) -> Any:
+    with open(file, encoding="utf-8") as opened:
+        return json.load(opened)

@@ -2,7 +2,8 @@
 
 import datetime
 import json
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from ddmake.errors import RecipeFailed
 
 BATCH = 1000  # rows held in memory at once
 
+Store = Callable[[Iterable[pa.RecordBatch], pa.Schema, Path], None]  # writes batches of one schema at a path
+
 
 def write(rows: Iterable[dict[str, Any]], to: Path) -> int:
     """Write rows at a path in the form that its suffix names, and return how many there were.
@@ -26,30 +29,44 @@ def write(rows: Iterable[dict[str, Any]], to: Path) -> int:
     if form and form not in ROW_FILES:
         raise RecipeFailed(f"rows can't be written to {form} files: take `output` and fill it, or use {', '.join(ROW_FILES)}")
     to.parent.mkdir(parents=True, exist_ok=True)
-    scratch = to.with_name(f"{uuid4().hex}.arrow")
+    store, source = _FORMATS[form] if form else _save_to_disk, iter(rows)
+    first = list(islice(source, BATCH))
+    if not first:
+        raise RecipeFailed("it made no rows")
     try:
-        schema, count = _stream(rows, scratch)
-        (_FORMATS[form] if form else _save_to_disk)(_read(scratch, schema), schema, to)
+        batch = _batch(first, 0)
+        if len(first) < BATCH:
+            store([batch], batch.schema, to)
+            return len(first)
+        return _write_many(batch, source, store, to)
     except (pa.ArrowException, UnicodeEncodeError) as error:
         raise RecipeFailed(f"its rows can't be written: {error}") from None
+
+
+def _write_many(first: pa.RecordBatch, source: Iterator[dict[str, Any]], store: Store, to: Path) -> int:
+    """Write rows that are too many for memory: beside their place, until the schema that holds them all is known."""
+    scratch = to.with_name(f"{uuid4().hex}.arrow")
+    try:
+        schema, count = _stream(first, source, scratch)
+        store(_read(scratch, schema), schema, to)
     finally:
         scratch.unlink(missing_ok=True)
     return count
 
 
-def _stream(rows: Iterable[dict[str, Any]], scratch: Path) -> tuple[pa.Schema, int]:
+def _stream(batch: pa.RecordBatch, source: Iterator[dict[str, Any]], scratch: Path) -> tuple[pa.Schema, int]:
     """Write batches as they come, each with its own schema, and return the schema that holds them all."""
-    schema, count, source = None, 0, iter(rows)
+    schema, count = batch.schema, 0
     with scratch.open("wb") as file:
-        while chunk := list(islice(source, BATCH)):
-            batch = _batch(chunk, count)
-            schema = batch.schema if schema is None else _unify(schema, batch.schema)
+        while True:
+            schema = _unify(schema, batch.schema)
             with pa.ipc.new_stream(file, batch.schema) as writer:
                 writer.write_batch(batch)
-            count += len(chunk)
-    if schema is None:
-        raise RecipeFailed("it made no rows")
-    return schema, count
+            count += batch.num_rows
+            chunk = list(islice(source, BATCH))
+            if not chunk:
+                return schema, count
+            batch = _batch(chunk, count)
 
 
 def _batch(rows: list[dict[str, Any]], first: int) -> pa.RecordBatch:
@@ -100,16 +117,17 @@ def _cast(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 def _save_to_disk(batches: Iterable[pa.RecordBatch], schema: pa.Schema, to: Path) -> None:
     """Write a folder that `datasets.load_from_disk` reads (datasets' arrow_dataset.py, `save_to_disk`)."""
-    to.mkdir()
+    os.mkdir(to)
     data = "data-00000-of-00001.arrow"
-    with pa.OSFile(str(to / data), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+    with pa.OSFile(f"{to}/{data}", "wb") as file, pa.ipc.new_stream(file, schema) as writer:
         for batch in batches:
             writer.write_batch(batch)
     info = {"features": {field.name: _feature(field.type) for field in schema}}
     state = {"_data_files": [{"filename": data}], "_fingerprint": "0" * 16, "_format_columns": None,
              "_format_kwargs": {}, "_format_type": None, "_output_all_columns": False, "_split": None}
-    (to / "dataset_info.json").write_text(json.dumps(info, indent=2))
-    (to / "state.json").write_text(json.dumps(state, indent=2))
+    for name, told in (("dataset_info.json", info), ("state.json", state)):
+        with open(f"{to}/{name}", "w", encoding="utf-8") as file:
+            file.write(json.dumps(told))
 
 
 def _feature(kind: pa.DataType) -> Any:

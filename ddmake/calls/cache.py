@@ -10,12 +10,13 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddmake.backends.base import Answer, Request
-from ddmake.store.database import connect
+from ddmake.errors import DdmakeError
+from ddmake.store.database import connect, told
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -65,31 +66,40 @@ class Calls:
     def get(self, keys: Iterable[bytes]) -> dict[bytes, Answer]:
         """Return the answers that are known, by key."""
         wanted, found = list(keys), {}
-        for at in range(0, len(wanted), LOOK_UP):
-            some = wanted[at:at + LOOK_UP]
-            marks = ",".join("?" * len(some))
-            for *row, told in self.db.execute(f"SELECT {ANSWER}, checksum FROM calls WHERE key IN ({marks})", some):
-                if checksum(tuple(row)) == told:
-                    key, text, model, finish, tokens_in, tokens_out = row
-                    found[key] = Answer(text, model=model, finish_reason=finish, tokens_in=tokens_in, tokens_out=tokens_out)
-                else:
-                    self.db.execute("DELETE FROM calls WHERE key = ?", (row[0],))
+        try:
+            for at in range(0, len(wanted), LOOK_UP):
+                found.update(self._look_up(wanted[at:at + LOOK_UP]))
+        except sqlite3.Error as error:
+            raise self._told(error) from None
         return found
 
     def put(self, key: bytes, request: Request, answer: Answer) -> None:
         """Keep an answer; it is committed within 50 ms."""
         if self._failed:
-            raise self._failed
+            raise self._told(self._failed)
         row = (key, str(answer), answer.model, answer.finish_reason, answer.tokens_in, answer.tokens_out)
         self._waiting.put((*row, json.dumps(request.messages, ensure_ascii=False), time.time(), checksum(row)))
 
     def close(self) -> None:
-        """Commit what is waiting. Raises what the writer met."""
+        """Commit what is waiting. Raises DdmakeError for what the writer met."""
         self._waiting.put(None)
         self._writer.join()
         self.db.close()
         if self._failed:
-            raise self._failed
+            raise self._told(self._failed)
+
+    def _told(self, error: Exception) -> DdmakeError:
+        return DdmakeError(f"{self.path}: {told(error)}")
+
+    def _look_up(self, keys: list[bytes]) -> Iterator[tuple[bytes, Answer]]:
+        """Yield the sound answers to so many keys; a damaged one is thrown away."""
+        marks = ",".join("?" * len(keys))
+        for *row, sign in self.db.execute(f"SELECT {ANSWER}, checksum FROM calls WHERE key IN ({marks})", keys):
+            if checksum(tuple(row)) == sign:
+                key, text, model, finish, tokens_in, tokens_out = row
+                yield key, Answer(text, model=model, finish_reason=finish, tokens_in=tokens_in, tokens_out=tokens_out)
+            else:
+                self.db.execute("DELETE FROM calls WHERE key = ?", (row[0],))
 
     def _write(self) -> None:
         db, open_ = sqlite3.connect(self.path, timeout=60, isolation_level=None), True

@@ -9,7 +9,7 @@ import click
 
 from ddmake.cli.listing import when_of
 from ddmake.cli.room import amount
-from ddmake.cli.show import table
+from ddmake.cli.show import count, table
 from ddmake.ddfile.load import load
 from ddmake.engine import keeping, tidy
 from ddmake.errors import DdfileError, DdmakeError
@@ -68,11 +68,11 @@ def gc(file: Path, words: list[str], knobs: dict[str, str], older_than: str | No
 
 def _told(kept: keeping.Kept, going: list[keeping.Result], free: int) -> list[str]:
     """Return what is said of the store and of what goes."""
-    lines = [f"{amount(kept.size)} are kept in {len(kept.sizes):,} files; {amount(sum(one.size for one in kept.results))} of it "
-             "is only for earlier results."]
+    lines = [f"{count(len(kept.sizes), 'files')} kept, {amount(kept.size)}; "
+             f"{amount(sum(one.size for one in kept.results))} of it only for earlier results."]
     lines += table([(one.path, when_of(one.at), amount(one.size)) for one in going[:SHOWN]], indent=1)
     lines += [f"  … and {len(going) - SHOWN} more"] if len(going) > SHOWN else []
-    lines += [f"  {len(kept.parts)} files that belong to no result"] if kept.parts else []
+    lines += [f"  of no result: {count(len(kept.parts), 'files')}"] if kept.parts else []
     if free:
         return [*lines, f"To be freed: {amount(free)}."]
     return [*lines, *(["Say --older-than 30d or --max-size 10GB to drop some."] if kept.results else [])]

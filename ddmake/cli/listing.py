@@ -45,9 +45,9 @@ def targets(file: Path, names: list[str], knobs: dict[str, str], as_json: bool, 
         chosen = flow.select(names) if names else flow.rules
         plan = Planner(flow, store).survey(chosen)
         listed = _listed(store, plan, set(chosen))
-        aliases = {} if names else flow.aliases
+        named = [] if names else _named(flow)
         whole = _fingerprint(listed)
-        click.echo(_json(flow, listed, whole) if as_json else _table(listed, aliases, fingerprints, whole))
+        click.echo(_json(flow, listed, whole) if as_json else _table(listed, named, fingerprints, whole))
     return 0
 
 
@@ -76,11 +76,16 @@ def _listed(store: Store, plan: Plan, chosen: set[Any]) -> list[Listed]:
     return found
 
 
-def _table(listed: Sequence[Listed], aliases: dict[str, list[str]], fingerprints: bool, whole: str | None) -> str:
+def _named(flow: Workflow) -> list[tuple[str, str, str]]:
+    """Return what else can be named: patterns, and aliases with what they stand for."""
+    patterns = [("pattern", path, pattern.recipe.name) for pattern in flow.patterns.all for path in pattern.outputs.values()]
+    return patterns + [("alias", name, ", ".join(paths)) for name, paths in flow.aliases.items()]
+
+
+def _table(listed: Sequence[Listed], named: Sequence[tuple[str, str, str]], fingerprints: bool, whole: str | None) -> str:
     head = ("", "target", "holds", "made", *(["fingerprint"] if fingerprints else []), "recipe", "about")
     lines = table([head, *(_row(one, fingerprints) for one in listed)])
-    if aliases:
-        lines += ["", *table([("alias", name, ", ".join(paths)) for name, paths in aliases.items()])]
+    lines += ["", *table(named)] if named else []
     if fingerprints:
         lines += ["", f"fingerprint of the whole workflow: {whole}" if whole else
                   "The whole workflow has a fingerprint once all of it is made and fresh."]
@@ -104,7 +109,7 @@ def _fingerprint(listed: Sequence[Listed]) -> str | None:
 
 def _json(flow: Workflow, listed: Sequence[Listed], whole: str | None) -> str:
     found = {"ddfile": flow.file.name, "knobs": flow.knobs, "targets": [_entry(one) for one in listed], "aliases": flow.aliases,
-             "fingerprint": whole}
+             "patterns": [path for pattern in flow.patterns.all for path in pattern.outputs.values()], "fingerprint": whole}
     return json.dumps(found, indent=2, ensure_ascii=False)
 
 

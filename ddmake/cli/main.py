@@ -15,6 +15,14 @@ KNOB = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)=(.*)", re.DOTALL)
 WITH_VALUE = ("-f", "--file", "-j", "--jobs", "--executor", "--to", "--until", "--into", "--config",
               "--format", "-o", "--output", "--result", "--older-than", "--max-size")
 DEFAULT = "make"
+# the options of `make` as the help groups them
+SECTIONS = {
+    "Look first": ("dry_run", "question", "verbose", "as_json"),
+    "Choose": ("only", "until", "force", "resample"),
+    "Run": ("jobs", "keep_going"),
+    "Ddfile and knobs": ("file", "config", "last", "into"),
+    "Edited outputs, moved names": ("restore", "adopt", "update_hub"),
+}
 
 
 class Commands(click.Group):
@@ -25,16 +33,18 @@ class Commands(click.Group):
         at = _first_word(args)
         if at is not None and args[at] in self.commands:
             args = [args[at], *args[:at], *args[at + 1:]]
-        elif not {"--version", "--help"} & set(args[:1]):
+        elif not {"--version", "--help", "-h"} & set(args[:1]):
             args = [DEFAULT, *args]
         return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Show the default command's options, too."""
+        """Show the default command's options first, in groups."""
+        options = {option.name: option for option in self.commands[DEFAULT].params}
+        for title, names in SECTIONS.items():
+            records = [record for name in names if (record := options[name].get_help_record(ctx))]
+            with formatter.section(title):
+                formatter.write_dl([(f"{option:<16}", told) for option, told in records])
         super().format_options(ctx, formatter)
-        records = (parameter.get_help_record(ctx) for parameter in self.commands[DEFAULT].get_params(ctx))
-        with formatter.section("Options of make, the default"):
-            formatter.write_dl([record for record in records if record])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; what ddmake means to say of an error is one sentence."""
@@ -42,6 +52,8 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except DdmakeError as error:
             _fail(str(error), error.exit_code)
+        except click.UsageError as error:
+            _fail(f"{error.format_message()} See: {error.ctx.command_path if error.ctx else 'ddmake'} --help", error.exit_code)
         except OSError as error:
             _fail(f"{error.filename or 'ddmake'}: {error.strerror or error}", 1)
         except Exception as error:
@@ -117,7 +129,8 @@ def _complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[s
 words_argument = click.argument("words", nargs=-1, metavar="[TARGET | KNOB=VALUE]...", shell_complete=_complete)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["--help", "-h"]})
+@click.group(cls=Commands, subcommand_metavar="[COMMAND] [TARGET | KNOB=VALUE]...",
+             context_settings={"help_option_names": ["--help", "-h"]})
 @click.version_option(__version__, message="ddmake %(version)s")
 def main() -> None:
     """Make for LLM workflows.
@@ -130,15 +143,15 @@ def main() -> None:
 @main.command(name=DEFAULT)
 @file_option
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be made and why; make nothing.")
-@click.option("-j", "--jobs", type=click.IntRange(min=1), metavar="N", help="Jobs at once; the number of cores by default.")
-@click.option("-k", "--keep-going", is_flag=True, help="After a failure, go on with what doesn't depend on it.")
+@click.option("-q", "--question", is_flag=True, help="Print nothing; exit 1 if there is something to make.")
 @click.option("-v", "--verbose", is_flag=True, help="List what is fresh, too.")
 @click.option("--json", "as_json", is_flag=True, help="With -n: print the plan as JSON.")
-@click.option("-q", "--question", is_flag=True, help="Print nothing; exit 1 if there is something to make.")
+@click.option("-j", "--jobs", type=click.IntRange(min=1), metavar="N", help="Jobs at once; the number of cores by default.")
+@click.option("-k", "--keep-going", is_flag=True, help="After a failure, go on with what doesn't depend on it.")
 @click.option("--only", is_flag=True, help="Make the named targets of what lies there; leave what they need as it is.")
 @click.option("--until", multiple=True, metavar="TARGET", help="Make this of what is asked for, and what it needs; no more.")
 @click.option("--force", is_flag=True, help="Make the named targets (or all) again, though they are fresh.")
-@click.option("--resample", is_flag=True, help="Draw new answers for the named targets, and make what is behind them.")
+@click.option("--resample", is_flag=True, help="Draw new answers for the named targets (or all), and make what is behind them.")
 @click.option("--restore", is_flag=True, help="Take edited outputs back to what was made; the edited ones become .bak.")
 @click.option("--adopt", is_flag=True, help="Keep edited outputs: what lies there becomes the result.")
 @click.option("--update-hub", is_flag=True, help="Ask the Hub anew what names on it stand for; Ddfile.lock holds the answers.")
@@ -153,6 +166,8 @@ def make(file: str, words: tuple[str, ...], into: str | None, config: str | None
     from ddmake.cli.given import given
 
     targets, typed = split_words(words)
+    if only and not targets:
+        raise DdfileError("--only needs a target: ddmake --only TARGET.")
     knobs = given(Path(file), typed, into, config, last)
     edited = _one_of(tell=True, restore=restore, adopt=adopt)
     wishes = making.Wishes(only, until, force, resample, edited)

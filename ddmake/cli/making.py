@@ -66,7 +66,7 @@ def make(file: Path, targets: list[str], knobs: dict[str, str], asked: Asked) ->
             store.traces.raise_epochs(plan.epochs)
             return _run(flow, store, planner, plan, machine, asked.jobs, asked.keep_going)
         else:
-            click.echo(show.nothing_to_do(plan, asked.verbose))
+            click.echo(show.nothing_to_do(flow, plan, asked.verbose))
         return 1 if plan.edited else 0
 
 

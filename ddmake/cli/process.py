@@ -1,14 +1,16 @@
 """The process of a worker: its pipes to the head, and what of it is put back between two jobs.
 
-Put back are the working directory, the environment, the standard streams, signal handlers, the file mode mask and the
-random states. What a job leaves in the memory of libraries stays.
+Put back are the working directory, the environment, the standard streams, signal handlers, the file mode mask, limits
+and the random states. What a job leaves in the memory of libraries stays.
 """
 
 import atexit
+import io
 import json
 import os
 import queue
 import random
+import resource
 import signal
 import sys
 import threading
@@ -18,6 +20,7 @@ from typing import Any, NoReturn
 
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2,
            signal.SIGCHLD, signal.SIGPIPE)  # signals that a recipe might handle
+LIMITS = (resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_DATA, resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE)
 TORCH_SEED = 67280421310721  # what torch itself begins with (c10::detail::default_rng_seed_val)
 
 
@@ -31,18 +34,29 @@ class Process:
         os.dup2(2, 1)
         self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._given, self._done = 0, 0
-        self._env, self._mask = dict(os.environb), _mask()
+        self._env, self._mask = dict(_environment()), _mask()
+        self._limits, self._depth = {limit: resource.getrlimit(limit) for limit in LIMITS}, sys.getrecursionlimit()
         self._handlers = {number: signal.getsignal(number) for number in HANDLED}
         threading.Thread(target=self._listen, daemon=True).start()
 
     def jobs(self) -> Iterator[dict[str, Any]]:
-        """Yield jobs as they come, until the head has no more; what was changed by one is put back before the next."""
+        """Yield jobs as they come, until the head has no more; each is to be ended before the next."""
         while (line := self._lines.get()) is not None:
             told = json.loads(line)
             self._begin(told["folder"], told["log"])
             yield told
+
+    def end(self, result: dict[str, Any]) -> None:
+        """Put back what a job has changed, and tell its result; where something can't be put back, this was the last job."""
+        try:
             self._put_back()
-            self._done += 1
+            last = False
+        except Exception:  # a limit that was lowered for good, say
+            last = True
+        self._done += 1
+        self.say({"result": result, "last": last})
+        if last:
+            self.leave(0)
 
     def say(self, told: dict[str, Any]) -> None:
         """Tell the head something. A head that is gone hears nothing, and this process ends by it."""
@@ -68,21 +82,19 @@ class Process:
 
     def _begin(self, folder: str, log: str) -> None:
         """Go to a job's folder, and send what is printed to its log."""
-        Path(log).parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        file = _opened(log)
         os.dup2(self._nothing, 0)
         os.dup2(file, 1)
         os.dup2(file, 2)
         os.close(file)
         sys.stdin = open(0, closefd=False)
-        sys.stdout, sys.stderr = (open(fd, "w", buffering=1, errors="backslashreplace", closefd=False) for fd in (1, 2))
+        sys.stdout, sys.stderr = self._streams = _Log(1), _Log(2)
         os.chdir(folder)
 
     def _put_back(self) -> None:
-        for stream in (sys.stdout, sys.stderr):
-            if not stream.closed:
-                stream.flush()
-        if dict(os.environb) != self._env:
+        for stream in self._streams:
+            stream.flush()
+        if _environment() != self._env:
             os.environb.clear()
             os.environb.update(self._env)
         for number, handler in self._handlers.items():
@@ -90,7 +102,44 @@ class Process:
                 signal.signal(number, handler)
         signal.alarm(0)
         os.umask(self._mask)
+        sys.setrecursionlimit(self._depth)
+        for limit, was in self._limits.items():
+            if resource.getrlimit(limit) != was:
+                resource.setrlimit(limit, was)
         _reseed()
+
+
+def _opened(log: str) -> int:
+    """Open a log; where that can't be, what is printed is lost."""
+    try:
+        Path(log).parent.mkdir(parents=True, exist_ok=True)
+        return os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    except OSError:
+        return os.open(os.devnull, os.O_WRONLY)
+
+
+class _Log(io.TextIOWrapper):
+    """A standard stream into a log, which stays open. No job fails by what a full disk doesn't take of it."""
+
+    def __init__(self, number: int):
+        super().__init__(io.BufferedWriter(_Lossy(number, "w", closefd=False)), errors="backslashreplace", line_buffering=True)
+
+    def close(self) -> None:
+        """Write what is held back."""
+        self.flush()
+
+
+class _Lossy(io.FileIO):
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+def _environment() -> dict[bytes, bytes]:
+    """Return what os.environ holds, as it holds it: to copy it through its own methods takes a tenth of a small job."""
+    return os.environ._data  # type: ignore[attr-defined]
 
 
 def _mask() -> int:

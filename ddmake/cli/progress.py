@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import click
 
-from ddmake.cli.show import duration
+from ddmake.cli.show import duration, shortened
 from ddmake.ddfile.rule import Rule
 from ddmake.engine.run import Done, Observer
 
@@ -93,13 +93,15 @@ class Display:
 
     def __rich_console__(self, console, options):  # type: ignore[no-untyped-def]
         """Draw: a line for the run, a line a job."""
-        from rich.table import Table
+        from rich.table import Column, Table
         from rich.text import Text
 
         yield Text(f"{self.ended_jobs} of {self.jobs} done", style="bold")
         if self.note:
             yield Text(self.note, style="yellow")
-        rows = Table.grid(padding=(0, 2))
+        rows = Table.grid(Column(no_wrap=True), Column(no_wrap=True), "", padding=(0, 2))  # notes are cut where it is narrow
         for label, (since, told) in self.running.items():
-            rows.add_row(Text("  " + label), Text(duration(time.monotonic() - since), style="dim"), Text(told, style="cyan"))
+            passed = Text(duration(time.monotonic() - since), style="dim")
+            note = Text(told, style="cyan", no_wrap=True, overflow="ellipsis")
+            rows.add_row(Text("  " + shortened(label, options.max_width // 2)), passed, note)
         yield rows

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import click
 
+from ddmake.cli.show import count
 from ddmake.ddfile.workflow import Workflow
 from ddmake.engine import keeping
 from ddmake.engine.plan import Plan
@@ -25,7 +26,7 @@ def after_run(flow: Workflow, store: Store, plan: Plan, limit: int | None) -> It
     """Drop what rules and the store's size leave no room for, and yield a line on each."""
     dropped = keeping.prune(flow, store, plan.graph.order)
     if dropped:
-        yield f"keep: {dropped} earlier result{'s' * (dropped != 1)} dropped from the store"
+        yield f"keep: {count(dropped, 'earlier results')} dropped from the store"
     freed = keeping.shrink(flow, store, limit) if limit is not None else 0
     if freed:
         yield f"max_size {amount(limit or 0)}: {amount(freed)} of earlier results dropped from the store"

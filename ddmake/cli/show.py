@@ -1,8 +1,9 @@
 """What `make` prints: the plan, and the summary of a run."""
 
 import json
+import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ddmake.ddfile.workflow import Workflow
@@ -11,10 +12,14 @@ from ddmake.engine.run import Done
 
 Row = Sequence[str]
 SHOWN = 40  # results told one by one after a run
+FEW = 8  # outputs of one rule that are named in a table
+WIDE = 60  # cells that are wider don't widen their column: one long path would push all else off the screen
 
 
 def plan(flow: Workflow, plan: Plan, last: Mapping[str, Any] | None, verbose: bool) -> str:
     """Return the plan as a table: verdict, target, why."""
+    if not plan.verdicts:
+        return "\n".join([*_knobs(flow, last), _no_rules(flow)])
     shown = [v for v in plan.verdicts if verbose or v.word != "fresh"]
     rows = [(v.word, _targets(v), v.reason) for v in shown]
     lines = [*_knobs(flow, last), *(table([("", "target", "why"), *rows]) if rows else []), _counts(plan, verbose)]
@@ -27,14 +32,16 @@ def plan_json(flow: Workflow, plan: Plan) -> str:
     return json.dumps({"ddfile": flow.file.name, "knobs": flow.knobs, "rules": rules}, indent=2)
 
 
-def damaged(count: int) -> str:
+def damaged(number: int) -> str:
     """Return what is said of records whose checksum doesn't fit."""
-    return (f".ddmake/traces.db: {count} damaged record{'s' * (count != 1)} left out; "
+    return (f".ddmake/traces.db: {count(number, 'damaged records')} left out; "
             "what they told of is made again, finished calls are kept.")
 
 
-def nothing_to_do(plan: Plan, verbose: bool) -> str:
+def nothing_to_do(flow: Workflow, plan: Plan, verbose: bool) -> str:
     """Return what is said where there is nothing to make."""
+    if not plan.verdicts:
+        return _no_rules(flow)
     held = [v for v in plan.verdicts if v.word not in ("fresh", "manual") or verbose]
     lines = table([(v.word, _targets(v), v.reason) for v in held]) if held else []
     return "\n".join([*lines, _counts(plan, verbose)])
@@ -47,13 +54,15 @@ def summary(flow: Workflow, results: Sequence[Done], seconds: float, stopped: bo
     counts = [f"{word} {words[word]}" for word in told if words[word] or word in ("made", "fresh")]
     lines = [f"{'stopped: ' if stopped else ''}{', '.join(counts)} in {duration(seconds)}"]
     made = [done for done in results if done.word in ("made", "restored", "adopted")]
-    lines += table([line for done in made[:SHOWN] for line in _made(done)], indent=1)
-    lines += [f"  and {len(made) - SHOWN:,} more"] if len(made) > SHOWN else []
-    held = [done for done in results if done.word in ("waiting", "edited")]
-    lines += table([(done.rule.label, f"{done.word}: {done.told}") for done in held], indent=1)
+    more = [(f"and {len(made) - SHOWN:,} more", "")] if len(made) > SHOWN else []
+    held = [(done.rule.label, f"{done.word}: {done.told}") for done in results if done.word in ("waiting", "edited")]
+    lines += table([*(line for done in made[:SHOWN] for line in _made(done)), *more, *held], indent=1)
     for done in results:
         if done.word == "failed":
             lines += ["", *_failure(flow, done, results)]
+    spared = sum(done.word == "not run" and done.told == "stopped" for done in results)
+    if words["failed"] and spared and not stopped:
+        lines += ["", f"{count(spared, 'targets')} not run that could be: ddmake -k goes on after a failure."]
     if words["made"] and not words["failed"] + words["waiting"] + words["edited"] and not stopped:
         lines.append(f"Next: ddmake{'' if flow.file.name == 'Ddfile' else f' -f {flow.file.name}'} cards")
     if stopped:
@@ -65,10 +74,40 @@ def table(rows: Sequence[Row], indent: int = 0) -> list[str]:
     """Return rows as aligned lines."""
     if not rows:
         return []
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    widths = [_column([width(row[column]) for row in rows]) for column in range(len(rows[0]) - 1)]
     pad = "  "
-    lines = (pad.join([*(cell.ljust(width) for cell, width in zip(row, widths) if width), row[-1]]) for row in rows)
+    lines = (pad.join([*(cell + " " * (wide - width(cell)) for cell, wide in zip(row, widths) if wide), row[-1]]) for row in rows)
     return [(pad * indent + line).rstrip() for line in lines]
+
+
+def width(text: str) -> int:
+    """Return how many columns of a terminal a text takes: two for an East Asian letter, none for a combining mark."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
+
+
+def _column(widths: Sequence[int]) -> int:
+    """Return the width of a column: that of its widest cell, very wide ones aside."""
+    return max((wide for wide in widths if wide <= WIDE), default=0) or min(widths)
+
+
+def few(paths: Iterable[str]) -> str:
+    """Return paths in a row, the first ones where they are many."""
+    known = list(paths)
+    more = f" and {len(known) - FEW:,} more" if len(known) > FEW else ""
+    return ", ".join(known[:FEW]) + more
+
+
+def shortened(text: str, most: int) -> str:
+    """Return a text with its middle left out where it is longer: a path's end tells it from others."""
+    half = most // 2
+    return text if len(text) <= most else f"{text[:half - 1]}…{text[-half:]}"
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number of things in words; the noun is the plural, in which the s is what ends it."""
+    return f"{number:,} {noun}" if number != 1 else f"1 {noun.removesuffix('s')}"
 
 
 def duration(seconds: float) -> str:
@@ -78,13 +117,20 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def rows(count: int) -> str:
+def rows(number: int) -> str:
     """Return a number of rows in words."""
-    return f"{count:,} row{'' if count == 1 else 's'}"
+    return count(number, "rows")
+
+
+def _no_rules(flow: Workflow) -> str:
+    if flow.patterns.all:
+        label = flow.patterns.all[0].label
+        return f"0 fresh. Nothing to do: {flow.file.name} has patterns only. Name a path that one makes, as in ddmake '{label}'."
+    return f"0 fresh. Nothing to do: {flow.file.name} declares no rules."
 
 
 def _targets(verdict: Verdict) -> str:
-    return ", ".join(verdict.rule.outputs.values())
+    return few(verdict.rule.outputs.values())
 
 
 def _knobs(flow: Workflow, last: Mapping[str, Any] | None) -> list[str]:
@@ -92,8 +138,8 @@ def _knobs(flow: Workflow, last: Mapping[str, Any] | None) -> list[str]:
         return []
     now = " ".join(f"{name}={_value(value)}" for name, value in flow.knobs.items())
     before = {name: last[name] for name in flow.knobs if last and name in last and last[name] != _plain(flow.knobs[name])}
-    had = "        last run had " + " ".join(f"{name}={_value(value)}" for name, value in before.items()) if before else ""
-    return [f"knobs: {now}{had}"]
+    had = " ".join(f"{name}={_value(value)}" for name, value in before.items())
+    return [f"knobs: {now}        last run had {had} (--last)" if had else f"knobs: {now}"]
 
 
 def _plain(value: Any) -> Any:

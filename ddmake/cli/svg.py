@@ -4,6 +4,7 @@ import unicodedata
 from collections.abc import Iterator
 from xml.sax.saxutils import escape
 
+from ddmake.cli.show import shortened
 from ddmake.engine.drawing import Box, Drawing, Spot, lay_out
 
 FONT = 12.0
@@ -42,7 +43,7 @@ def svg(drawing: Drawing) -> str:
 
 
 def _size(box: Box) -> tuple[float, float]:
-    lines = [*map(_cut, box.lines), *([_note(box)] if _note(box) else [])]
+    lines = [*(shortened(line, MOST) for line in box.lines), *([_note(box)] if _note(box) else [])]
     return max(map(_wide, lines)) + 2 * PAD_X, len(lines) * LINE + 2 * PAD_Y - 4
 
 
@@ -52,7 +53,7 @@ def _box(box: Box, spot: Spot) -> Iterator[str]:
            f'x="{spot.x:.1f}" y="{spot.y:.1f}" width="{spot.width:.1f}" height="{spot.height:.1f}" rx="{corner}"/>')
     y = spot.y + PAD_Y + FONT - 2
     for line in box.lines:
-        yield f'<text class="path" x="{spot.x + PAD_X:.1f}" y="{y:.1f}">{_text(_cut(line))}</text>'
+        yield f'<text class="path" x="{spot.x + PAD_X:.1f}" y="{y:.1f}">{_text(shortened(line, MOST))}</text>'
         y += LINE
     if _note(box):
         yield f'<text class="note" x="{spot.x + PAD_X:.1f}" y="{y:.1f}" font-size="11">{_text(_note(box))}</text>'
@@ -76,11 +77,6 @@ def _arrow(spots: list[Spot]) -> str:
             x += spot.width
             path += f"L{x:.1f} {y:.1f}"
     return f'<path class="arrow" d="{path}" marker-end="url(#tip)"/>'
-
-
-def _cut(line: str) -> str:
-    half = MOST // 2
-    return line if len(line) <= MOST else f"{line[:half - 1]}…{line[-half:]}"
 
 
 def _wide(line: str) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from ddmake.cli.show import duration, table
+from ddmake.cli.show import count, duration, table
 from ddmake.ddfile.load import load
 from ddmake.engine.audit import Report, audit
 from ddmake.engine.plan import Plan, Planner
@@ -32,7 +32,7 @@ def verify(file: Path, targets: list[str], knobs: dict[str, str], as_json: bool)
 
 
 def _lines(report: Report, plan: Plan, seconds: float) -> list[str]:
-    counts = ", ".join(f"{count:,} {what}" for what, count in report.counts.items())
+    counts = ", ".join(count(number, what) for what, number in report.counts.items())
     lines = [f"read {counts} in {duration(seconds)}"]
     for wrong in report.wrong:
         lines.append(f"  {wrong.where} {wrong.what}." + (f" {wrong.remedy}" if wrong.remedy else ""))

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sqlite3
 import sys
 import threading
 import time
@@ -19,7 +20,7 @@ from ddmake.ddfile.modules import forget
 from ddmake.ddfile.workflow import Workflow
 from ddmake.engine.watched import watched
 from ddmake.errors import DdfileError, DdmakeError, MissingExtra, PlanAgain, ProviderError
-from ddmake.store import Store, open_store
+from ddmake.store import Store, database, open_store
 
 if TYPE_CHECKING:
     from ddmake.engine.job import Order
@@ -60,9 +61,10 @@ def serve(parse: Callable[[list[str]], Job]) -> NoReturn:
     for told in process.jobs():
         signal.signal(signal.SIGTERM, lambda *_: stopping.ask(lambda: process.say({"finishing": True})))
         try:
-            process.say({"result": shop.do(parse(told["job"]), _Teller(process.say))})
+            ended = shop.do(parse(told["job"]), _Teller(process.say))
         except stopping.Stopped:
             process.leave(143)
+        process.end(ended)
     process.leave(0)
 
 
@@ -84,7 +86,11 @@ class Workshop:
         except DdmakeError as error:
             print(error, flush=True)
             return _failed(str(error), error.exit_code, not isinstance(error, FINAL))
-        except Exception as error:  # a full disk, or a defect of ddmake's: the head has to hear of it all the same
+        except sqlite3.DatabaseError as error:
+            return _failed(f".ddmake: {database.told(error)}", 1, True)
+        except OSError as error:
+            return _failed(f"{error.filename or job.target}: {error.strerror or error}", 1, True)
+        except Exception as error:  # a defect of ddmake's: the head has to hear of it all the same
             traceback.print_exc()
             return _failed(f"{type(error).__name__}: {error}", 1, True)
         finally:
@@ -109,7 +115,7 @@ class Workshop:
 
         os.chdir(flow.root)
         sys.path[:] = self._path
-        outcome = perform(flow, self._store(flow), flow[job.target].rule, job.order, tell, lambda: self._load(job))
+        outcome = perform(flow, self._files, self._store(flow), flow[job.target].rule, job.order, tell, lambda: self._load(job))
         return {"word": outcome.word, "trace": outcome.trace.id}
 
     def _load(self, job: Job) -> Workflow:

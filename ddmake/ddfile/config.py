@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ddmake.ddfile.workflow import Workflow
 
 TAKEN = ("prefix", "into", "last")  # parameters of load() and include()
+KINDS = (bool, int, float, str, list, tuple, dict, type(None))  # of knobs
 TRUE, FALSE = ("true", "yes", "1", "on"), ("false", "no", "0", "off")
 
 
@@ -37,6 +38,9 @@ def config(**knobs: Any) -> Knobs:
             raise DdfileError(f"{here()}: the knob {name!r} is declared twice.")
         if name in TAKEN:
             raise DdfileError(f"{here()}: a knob can't be named {name!r}, which means something else to load() or include().")
+        if not isinstance(default, KINDS):
+            raise DdfileError(f"{here()}: the knob {name!r} can't be {type(default).__name__}; its default is text, a number, "
+                              "True or False, a list or dict of these, or None.")
         given, full = {**flow.last, **flow.given}, flow.within.replace("/", ".") + name
         _tell(flow, name, convert(full, given[name], default) if name in given else default, default)
     return Knobs({name: flow.knobs[name] for name in knobs})

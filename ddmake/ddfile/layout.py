@@ -33,7 +33,7 @@ def check(flow: "Workflow", unmade: Iterable[Read]) -> None:
     for outer in flow.targets.keys() & holding.keys():
         inner = flow.targets[holding[outer]]
         raise DdfileError(f"{inner.rule.place}: {inner.path} lies inside {outer}, which the rule at "
-                          f"{flow.targets[outer].rule.place} makes.")
+                          f"{flow.targets[outer].rule.place} makes. Give one of them another path.")
     clear: set[str] = set()  # folders that no target lies above
     for read in unmade:
         for place in read.places:

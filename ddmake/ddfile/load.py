@@ -1,11 +1,12 @@
 """Loading a Ddfile: executing it as Python, and telling its mistakes in a sentence."""
 
 import gc
+import os
 import posixpath
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager, redirect_stdout
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
@@ -28,8 +29,7 @@ def load(path: str | Path = "Ddfile", /, *, into: str | None = None, last: Mappi
     if file.is_dir():
         raise DdfileError(f"{path} is a folder, not a Ddfile. Name the file in it with -f FILE.")
     if not file.is_file():
-        near = did_you_mean(file.name, (p.name for p in file.parent.glob("*Ddfile*"))) if file.parent.is_dir() else ""
-        raise DdfileError(f"There is no {path} here.{near} Name another with -f FILE.")
+        raise DdfileError(f"There is no {path} here.{_near(file)} Name another with -f FILE.")
     flow = Workflow(file, file.parent, dict(knobs), dict(last or {}), _folder(file.parent, into))
     importable(flow.root)
     with _uncollected():
@@ -39,6 +39,13 @@ def load(path: str | Path = "Ddfile", /, *, into: str | None = None, last: Mappi
         has = f"It has: {', '.join(flow.knobs)}." if flow.knobs else "It has none."
         raise DdfileError(f"{flow.file.name} has no knob {unknown!r}. {has}{did_you_mean(unknown, flow.knobs)}")
     return flow
+
+
+def _near(file: Path) -> str:
+    """Return " Did you mean 'x'?" for a Ddfile of nearly this name, or of this name in a folder above, or an empty string."""
+    names = (p.name for p in file.parent.iterdir() if "ddfile" in p.name.lower()) if file.parent.is_dir() else ()
+    above = next((folder / file.name for folder in file.parent.parents if (folder / file.name).is_file()), None)
+    return did_you_mean(file.name, names) or (f" Did you mean {os.path.relpath(above)!r}?" if above else "")
 
 
 def _is_unknown(flow: Workflow, name: str) -> bool:
@@ -77,7 +84,9 @@ def execute(flow: Workflow) -> None:
     sys.modules[module.__name__] = module
     token = loading.set(flow)
     try:
-        exec(compile(flow.file.read_text(encoding="utf-8"), str(flow.file), "exec"), module.__dict__)
+        # where recipes run, too; standard output is for what ddmake prints: plans, JSON, graphs
+        with chdir(flow.top.root), redirect_stdout(sys.stderr):
+            exec(compile(flow.file.read_text(encoding="utf-8"), str(flow.file), "exec"), module.__dict__)
     except DdmakeError:
         raise
     except UnicodeDecodeError as error:
@@ -85,8 +94,8 @@ def execute(flow: Workflow) -> None:
     except SyntaxError as error:
         raise DdfileError(f"{shown(error.filename or str(flow.file))}:{error.lineno}: {error.msg}: "
                           f"{(error.text or '').strip()}") from None
-    except SystemExit:
-        raise DdfileError(f"{shown(str(flow.file))} called exit(); a Ddfile only declares rules.") from None
+    except SystemExit as error:
+        raise DdfileError(f"{_place(flow, error.__traceback__)}: exit() is called; a Ddfile only declares rules.") from None
     except Exception as error:
         raise DdfileError(f"{_place(flow, error.__traceback__)}: {type(error).__name__}: {_tell(error, module)}") from error
     finally:
@@ -111,6 +120,18 @@ def _tell(error: Exception, module: ModuleType) -> str:
         known = [name for name in dir(sys.modules[found[2]]) if not name.startswith("_")]
         return f"{found[2]} has no {found[1]!r}.{did_you_mean(found[1], known)}"
     if isinstance(error, NameError) and error.name:
-        return f"{error}.{did_you_mean(error.name, module.__dict__)}"
+        return f"{error}.{did_you_mean(error.name, module.__dict__) or _import_of(error.name)}"
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        own = (path.stem for path in Path(module.__file__ or "").parent.glob("*.py"))
+        near = did_you_mean(error.name, ["ddmake", "ddmake.rules", *own])
+        return f"{error}.{near or ' Install it, or put it beside the Ddfile if it is your own.'}"
     return f"{error}"
+
+
+def _import_of(name: str) -> str:
+    """Return the line that a name of ddmake's is imported by, or an empty string."""
+    for module in ("ddmake", "ddmake.rules"):
+        if module in sys.modules and name in getattr(sys.modules[module], "__all__", ()):
+            return f" Do: from {module} import {name}"
+    return ""
 

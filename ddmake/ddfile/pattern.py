@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ddmake.ddfile.recipe import Recipe
     from ddmake.ddfile.workflow import Workflow
 
-ANY = "[^/]+"  # what a wildcard stands for unless it is constrained
+ANY = "[^/*?{}]+"  # what a wildcard stands for unless it is constrained: a glob is no value
 NAME_BYTES, PATH_BYTES = 255, 4096  # no file system takes longer ones
 
 
@@ -67,9 +67,11 @@ class Patterns:
     def __init__(self) -> None:
         self._by_name: dict[str, list[Pattern]] = {}  # those with no wildcard in the last part of an output
         self._others: list[Pattern] = []
+        self.all: list[Pattern] = []
 
     def add(self, pattern: Pattern) -> None:
         """Take a pattern in."""
+        self.all.append(pattern)
         for path in pattern.outputs.values():
             name = path.rpartition("/")[2]
             (self._others if "{" in name else self._by_name.setdefault(name, [])).append(pattern)

@@ -60,9 +60,11 @@ class Recipe:
         """Return the arguments that say how and not what: they count for nothing."""
         return frozenset(p.name for p in self.signature.parameters.values() if marked(p.annotation, FREE))
 
-    def __call__(self, outputs: str | Mapping[str, str], *inputs: Any, **arguments: Any) -> Target:
+    def __call__(self, outputs: str | Mapping[str, str] | None = None, *inputs: Any, **arguments: Any) -> Target:
         """Declare a rule that makes `outputs` of `inputs`, or a pattern of rules, and return its target."""
         flow = workflow(f"recipe {self.name}")
+        if outputs is None:
+            raise DdfileError(f"{here()}: {self.name} takes first the path that it makes: {self.name}('data/…', …).")
         if pattern.is_pattern(outputs):
             return pattern.declare(flow, self, outputs, inputs, arguments)
         rule = binding.declare(flow, self, outputs, inputs, arguments)

@@ -86,9 +86,10 @@ class Shape:
 
     def check_names(self, given: Mapping[str, Any]) -> None:
         """Raise DdfileError, with the nearest name, for an argument that is unknown or missing."""
-        takes = f" It takes: {', '.join(self.arguments)}."
+        takes = f" It takes: {', '.join(self.arguments)}." if self.arguments else ""
         for name in (name for name in given if name not in self.arguments):
-            raise DdfileError(f"{here()}: {self.recipe} has no argument {name!r}.{did_you_mean(name, self.arguments)}{takes}")
+            near = did_you_mean(name, [*self.arguments, *RESERVED])
+            raise DdfileError(f"{here()}: {self.recipe} has no argument {name!r}.{near}{takes}")
         for name in self.arguments:
             if name in self.required and name not in given:
                 raise DdfileError(f"{here()}: {self.recipe}: missing a required argument: {name!r}.{takes}")

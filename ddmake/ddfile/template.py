@@ -76,7 +76,9 @@ class Template:
         try:
             text = self._compiled.render({**row, MARK: mark})
         except UndefinedError as error:
-            raise DdfileError(f"{self.place}: {self.label}: {error}. Its row has: {', '.join(row) or 'nothing'}.") from None
+            unknown = re.match(r"'(\w+)' is undefined", str(error))
+            near = did_you_mean(unknown[1], row) if unknown else ""
+            raise DdfileError(f"{self.place}: {self.label}: {error}.{near} Its row has: {', '.join(row) or 'nothing'}.") from None
         except (TemplateError, TypeError) as error:
             raise DdfileError(f"{self.place}: {self.label}: {error}.") from None
         return tuple(_turns(text.split(mark))) or ({"role": "user", "content": ""},)

@@ -20,8 +20,9 @@ from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.target import ModelName, Source, Target
 from ddmake.errors import DdfileError, did_you_mean
 
-COMMANDS = ("preview", "cards", "why", "list", "show", "graph", "log", "report", "cost", "calls", "diff", "verify",
-            "publish", "pack", "unpack", "clean", "gc", "status", "cancel", "init", "lint", "doctor", "job", "worker")
+COMMANDS = ("make", "cards", "why", "list", "graph", "log", "verify", "clean", "gc", "lint")
+RESERVED = ("job", "worker", "preview", "show", "report", "cost", "calls", "diff", "publish", "pack", "unpack", "status",
+            "cancel", "init", "doctor")  # commands that ddmake calls by itself, and names of those to come
 
 
 @dataclass(repr=False, eq=False)
@@ -67,8 +68,10 @@ class Workflow:
         found = self.find(name)
         if found is None:
             near = did_you_mean(normal(name), [*self.targets, *self.aliases])
-            place = f"{here()}: no" if self.parent else "No"
-            raise DdfileError(f"{place} rule in {self.file.name} makes {name!r}.{near}")
+            if self.parent:
+                raise DdfileError(f"{here()}: no rule in {self.file.name} makes {name!r}.{near}")
+            remedy = near or did_you_mean(name, COMMANDS) or " What there is: ddmake list"
+            raise DdfileError(f"No rule in {self.file.name} makes {name!r}.{remedy}")
         return found
 
     def find(self, name: str) -> Target | None:
@@ -195,7 +198,7 @@ def alias(name: str, *targets: Target | str) -> None:
     """Name a group of targets: `alias("paper", scores, tweets)`; strings may be folders and globs, too."""
     flow = workflow("alias()")
     full = flow.within + name
-    if full in COMMANDS:
+    if full in COMMANDS + RESERVED:
         raise DdfileError(f"{here()}: an alias can't be named {name!r}, which is a command.")
     if full in flow.aliases:
         raise DdfileError(f"{here()}: the alias {name!r} is given twice.")

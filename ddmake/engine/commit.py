@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ddmake.artifacts import stage
+from ddmake.artifacts.digest import digest
 from ddmake.ddfile.rule import Rule
-from ddmake.engine.plan import Verdict, digest_by
+from ddmake.engine.plan import Verdict
 from ddmake.fingerprint import hashes
 from ddmake.store import Store
 from ddmake.store.files import Manifest, manifest_of
@@ -24,7 +25,7 @@ def keep(store: Store, scratch: dict[str, Path], rule: Rule) -> dict[str, Any]:
     for name, place in scratch.items():
         manifest = manifest_of(place)
         store.objects.put(place, manifest)
-        outputs[name] = {"path": rule.outputs[name], "digest": digest_by(store, place, manifest), "manifest": manifest}
+        outputs[name] = {"path": rule.outputs[name], "digest": digest(place, manifest), "manifest": manifest}
     reached("objects kept")
     return outputs
 
@@ -51,8 +52,14 @@ def restore(store: Store, rule: Rule, trace: Trace) -> None:
 
 
 def adopt(store: Store, rule: Rule, verdict: Verdict, base: str) -> Trace:
-    """Make what lies at a rule's outputs its result: under today's key, with the record of what it was made of."""
+    """Make what lies at a rule's outputs its result: under today's key, with the record of what it was made of.
+
+    Outputs that are gone are put back as they were. Raises Damaged.
+    """
     assert verdict.trace is not None, "only what was made once can be edited"
+    for name, path in rule.outputs.items():
+        if not os.path.lexists(store.root / path):
+            store.objects.get(verdict.trace.outputs[name]["manifest"], store.root / path)
     outputs = keep(store, {name: store.root / path for name, path in rule.outputs.items()}, rule)
     record = {**verdict.trace.record, "ingredients": verdict.ingredients, "adopted": True}
     trace = store.traces.commit(str(verdict.key), base, verdict.epoch, f"adopted {hashes.of_value(outputs)}", outputs, record,

@@ -135,8 +135,9 @@ class Reader:
             return self._value(value, name)
         if id(value) in self._lists:
             return self._lists[id(value)]
-        told = self._value(value, name)
-        if all(type(item) is Source for item in (value.values() if type(value) is dict else value)):
+        plain = type(value) is list and all(type(item) is Source for item in value)
+        told = [self.identify(item, None) for item in value] if plain else self._value(value, name)
+        if plain or type(value) is dict and all(type(item) is Source for item in value.values()):
             self._lists[id(value)] = told
             for group in rule.reads:
                 self._of_group.setdefault(id(group), set()).add(id(value))

@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from ddmake.ddfile.workflow import Workflow
 from ddmake.engine import commit, recipes
 from ddmake.engine.ingredients import Reader
 from ddmake.engine.opening import Opener
-from ddmake.engine.plan import Planner, Verdict
+from ddmake.engine.plan import Planner, Verdict, digest_of
 from ddmake.engine.record import record_of
 from ddmake.engine.watched import watched
 from ddmake.errors import DdfileError, DdmakeError, PlanAgain
@@ -31,6 +31,7 @@ LOOK = 0.05  # seconds between two looks at a lock that somebody else holds
 
 Tell = Callable[[int, int, str], None]
 Reload = Callable[[], Workflow]
+Hashes = Mapping[str, str]  # of files, by path
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,10 @@ class Outcome:
     trace: Trace
 
 
-def perform(flow: Workflow, store: Store, rule: Rule, order: Order, tell: Tell, reload: Reload) -> Outcome:
+def perform(flow: Workflow, files: Hashes, store: Store, rule: Rule, order: Order, tell: Tell, reload: Reload) -> Outcome:
     """Do one job, and return how it ended.
 
-    `reload` loads the Ddfile again, as it is on disk when the job is done.
+    `files` are those that the workflow was loaded from; `reload` loads it again, as it is on disk when the job is done.
     Raises PlanAgain where the key no longer holds, RecipeFailed where the recipe fails.
     """
     with locked(store, [*rule.outputs.values(), f"key {order.key}"], tell):
@@ -73,7 +74,7 @@ def perform(flow: Workflow, store: Store, rule: Rule, order: Order, tell: Tell, 
                 return Outcome("restored", verdict.trace)
             except Damaged as error:
                 print(f"{error}; {rule.label} is made again", flush=True)
-        return Outcome("made", _make(flow, store, rule, planner, verdict, tell, reload))
+        return Outcome("made", _make(flow, files, store, rule, planner, verdict, tell, reload))
 
 
 @contextmanager
@@ -121,20 +122,20 @@ def _decide(flow: Workflow, store: Store, rule: Rule, order: Order) -> tuple[Pla
     return planner, planner.decide(rule)
 
 
-def _make(flow: Workflow, store: Store, rule: Rule, planner: Planner, verdict: Verdict, tell: Tell, reload: Reload) -> Trace:
+def _make(flow: Workflow, files: Hashes, store: Store, rule: Rule, planner: Planner, verdict: Verdict, tell: Tell,
+          reload: Reload) -> Trace:
     """Run the recipe and commit what it made."""
     folder = store.folder / "scratch" / str(verdict.key)[:32]
-    stage.remove(folder / "output")
-    scratch = {name: folder / "output" / str(i) / Path(path).name for i, (name, path) in enumerate(rule.outputs.items())}
-    for path in scratch.values():
-        path.parent.mkdir(parents=True)
-    before, started, process = _watched(flow, store, rule), time.time(), os.getpid()
+    scratch = {name: folder / str(i) / os.path.basename(path) for i, (name, path) in enumerate(rule.outputs.items())}
+    for place in scratch.values():
+        stage.remove(place.parent)  # of a try that failed
+        os.makedirs(place.parent)
+    started, process = time.time(), os.getpid()
     usage = _run(flow, store, rule, scratch, folder / "checkpoints", verdict.epoch, tell)
     if os.getpid() != process:
         os._exit(0)  # a recipe forked, and this is its child: what it made is its parent's to commit
     outputs = commit.keep(store, scratch, rule)
-    now = _watched(flow, store, rule)
-    if any(now.get(file) != sha for file, sha in before.items()):  # a module that was loaded meanwhile is no change
+    if _changed(flow, files, store, rule, planner):
         _check_again(reload, store, rule, str(verdict.key))
     record = {**record_of(flow, rule, planner, verdict, started, usage), "metrics": _metrics(rule, scratch)}
     texts, fingerprint = planner.reader.texts(verdict.ingredients or {}), _fingerprint(flow, rule, planner, verdict)
@@ -164,10 +165,12 @@ def _metrics(rule: Rule, outputs: dict[str, Path]) -> dict[str, Any]:
     return {name: value for name, value in told.items() if isinstance(value, (int, float))} if isinstance(told, dict) else {}
 
 
-def _watched(flow: Workflow, store: Store, rule: Rule) -> dict[str, Any]:
-    """Return the hashes of the files that a key is computed from: Ddfile, the user's modules, templates, sources."""
-    sources = [source.path for source in flow.sources(rule) if source.target is None]
-    return {**watched(flow, store), **{path: store.files.manifest(path) for path in sources}}
+def _changed(flow: Workflow, files: Hashes, store: Store, rule: Rule, planner: Planner) -> bool:
+    """Tell whether a file that the key was computed from has changed since; a module that was loaded meanwhile is no change."""
+    now = watched(flow, store)
+    sources = (source for group in rule.reads for source in group if source.target is None)
+    return (any(now.get(file) != sha for file, sha in files.items())
+            or any(digest_of(store, source.path) != planner.digest(source) for source in sources))
 
 
 def _check_again(reload: Reload, store: Store, rule: Rule, key: str) -> None:

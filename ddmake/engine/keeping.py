@@ -58,7 +58,7 @@ def kept(flow: Workflow, store: Store) -> Kept:
     needed = set[str]().union(*(_files(trace) for trace in _in_use(flow, store)))
     owners = _owners(traces, store)
     results, taken = [], set(needed)
-    for trace, at in sorted(owners, key=lambda owner: -owner[1]):  # what several share goes with the newest
+    for trace, at in sorted(owners, key=lambda owner: (-owner[1], -owner[0].id)):  # what several share goes with the newest
         alone = frozenset(sha for sha in _files(trace) if sha in sizes and sha not in taken)
         taken |= alone
         if alone:

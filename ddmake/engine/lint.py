@@ -22,6 +22,8 @@ from ddmake.fingerprint.source import module
 
 BRACES = re.compile(r"(?<![{$%\\])\{([A-Za-z_]\w*)\}(?!\})")
 
+HEAVY = frozenset({"torch", "transformers", "datasets", "litellm", "sentence_transformers", "vllm", "tensorflow", "jax"})
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -37,7 +39,7 @@ def findings(flow: Workflow) -> list[Finding]:
     """Return what is likely a mistake, in the order in which it is looked for. Raises DdmakeError."""
     made_of = twice.made_of(flow)
     found = [*_unsettled(flow, made_of, twice.loaded_again(flow)), *_hidden_reads(flow, made_of), *_forgotten_f(flow),
-             *_templates(flow, made_of), *_unneeded(flow), *_recipes(flow)]
+             *_templates(flow, made_of), *_unneeded(flow), *_recipes(flow), *_heavy(flow)]
     return list(dict.fromkeys(found))
 
 
@@ -109,6 +111,23 @@ def _recipes(flow: Workflow) -> Iterator[Finding]:
             if code.co_filename == str(flow.file):
                 yield Finding("unused recipe", f"{flow.file.name}:{code.co_firstlineno}", f"no rule uses the recipe {value.name}",
                               "Call it with outputs, or delete it.")
+
+
+def _heavy(flow: Workflow) -> Iterator[Finding]:
+    """Yield the imports, at the top of the user's files, of packages that take seconds."""
+    for file in _files(flow):
+        for node in module(file).tree.body:
+            for name in sorted(_imported(node) & HEAVY):
+                yield Finding("slow top level", f"{os.path.relpath(file, flow.root)}:{node.lineno}",
+                              f"{name} is imported whenever the Ddfile is loaded, if only to list targets",
+                              "Import it in the recipe that uses it.")
+
+
+def _imported(node: ast.stmt) -> set[str]:
+    """Return the packages that a statement imports."""
+    if isinstance(node, ast.ImportFrom):
+        return {(node.module or "").partition(".")[0]}
+    return {alias.name.partition(".")[0] for alias in node.names} if isinstance(node, ast.Import) else set()
 
 
 def _files(flow: Workflow) -> list[str]:

@@ -104,7 +104,10 @@ def _inputs(name: str, old: Any, new: Any) -> Iterator[str]:
     elif "dict" in old and "dict" in new:
         was, now = _pairs(old), _pairs(new)
         for part, one, other in _unlike(was, now):
-            yield from _inputs(part, one, other)
+            if part in was and part in now:
+                yield from _inputs(part, one, other)
+            else:
+                yield f"input {part} is {'new' if part in now else 'gone'}"
         if was.keys() == now.keys() and list(was) != list(now):
             yield f"order of input {name} changed"
     elif "llm" in old and "llm" in new:
@@ -256,4 +259,4 @@ FORMS = {"template": _template, "llm": _llm, "knobs": _knobs, "dict": _mapping, 
          "member": _member, "set": _set}  # canonical forms that have words of their own
 TOLD = {"inputs": _inputs, "code": _code, "arguments": _values}
 NOUNS = {"packages": "package", "env": "environment variable", "wildcards": "wildcard"}
-PARTS = {"text": "code", "docs": "docstring", "name": "name"}  # of a piece of code
+PARTS = {"text": "code", "docs": "docstring", "name": "name", "hints": "type hints", "source": "source text"}  # of a piece of code

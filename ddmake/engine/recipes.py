@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ddmake.artifacts import rows
+from ddmake.backends.stopping import Stopped
 from ddmake.ddfile.inputs import GIVEN
 from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.target import ROW_FILES, suffix
@@ -14,6 +15,7 @@ from ddmake.errors import DdmakeError, MissingExtra, ProviderError, RecipeFailed
 from ddmake.fingerprint.source import is_users
 
 EVERYDAY = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "SHELL", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+LONG = 1000  # characters of an error's message that are told
 
 
 def run(rule: Rule, opened: dict[str, Any], given: dict[str, Any], outputs: dict[str, Path]) -> None:
@@ -30,13 +32,13 @@ def run(rule: Rule, opened: dict[str, Any], given: dict[str, Any], outputs: dict
     try:
         result = rule.recipe.function(**opened, **{name: given[name] for name in takes})
         _store(rule, result, outputs, filled="output" in takes)
-    except (ProviderError, MissingExtra):
+    except (ProviderError, MissingExtra, Stopped):
         raise
     except DdmakeError as error:
         raise RecipeFailed(_told(rule, str(error), error)) from error
     except SystemExit as error:
         raise RecipeFailed(_told(rule, f"it called exit({error.code!r})", error)) from None
-    except Exception as error:
+    except BaseException as error:  # KeyboardInterrupt, too: the user's own Ctrl-C goes to the head
         raise RecipeFailed(_told(rule, _explained(error, opened), error)) from error
 
 
@@ -79,13 +81,22 @@ def _write(result: Any, to: Path) -> None:
         raise RecipeFailed(f"it returned {got}; return or yield rows (dicts), return a Dataset, or take `output` and fill it")
 
 
-def _explained(error: Exception, opened: dict[str, Any]) -> str:
-    text = f"{type(error).__name__}: {error}"
+def _explained(error: BaseException, opened: dict[str, Any]) -> str:
+    text = f"{type(error).__name__}: {_message(error)}".removesuffix(": ")
     if isinstance(error, KeyError) and error.args and isinstance(error.args[0], str):
         columns = [name for value in opened.values() for name in getattr(value, "column_names", None) or ()]
         if columns and error.args[0] not in columns:
             text += f". Columns: {', '.join(dict.fromkeys(columns))}.{did_you_mean(error.args[0], columns)}"
     return text
+
+
+def _message(error: BaseException) -> str:
+    """Return what an error says, the rest of a long message being in the log."""
+    try:
+        text = str(error)
+    except Exception:
+        return "its message can't be told"
+    return text if len(text) <= LONG else f"{text[:LONG]} … (the log has the rest)"
 
 
 def _told(rule: Rule, text: str, error: BaseException) -> str:

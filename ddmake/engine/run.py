@@ -5,6 +5,7 @@ A job that is too big for what is free waits, and smaller ones overtake it; afte
 
 import json
 import os
+import shutil
 import time
 from collections import deque
 from dataclasses import dataclass, field, replace
@@ -97,9 +98,7 @@ class Run:
                 self._collect()
         finally:
             self.executor.close()
-            for file in self._folder.glob("*"):
-                file.unlink()
-            self._folder.rmdir()
+            shutil.rmtree(self._folder, ignore_errors=True)
         return self.results
 
     def stop(self) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from functools import lru_cache
 
 from ddmake.ddfile.workflow import Workflow
 from ddmake.fingerprint.source import is_users
@@ -24,12 +25,18 @@ def _templates(flow: Workflow) -> list[str]:
 
 def _modules(flow: Workflow) -> list[str]:
     """Return the files of the user's modules that are loaded."""
+    beside = tuple({f"{file.parent}/" for file in flow.files})
+    return [file for file in _users(len(sys.modules), next(reversed(sys.modules))) if file.startswith(beside)]
+
+
+@lru_cache(maxsize=1)
+def _users(count: int, newest: str) -> list[str]:
+    """Return the files of all modules of users; looked for anew when there are more modules than there were, or others."""
     files = []
-    for name in sys.modules.keys() - _strange:
+    for name in [name for name in list(sys.modules) if name not in _strange]:
         file = getattr(sys.modules[name], "__file__", None)
         if is_users(file):
             files.append(file)
         else:
             _strange.add(name)
-    beside = tuple({f"{file.parent}/" for file in flow.files})
-    return [file for file in files if file.startswith(beside)]
+    return files

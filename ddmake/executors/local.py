@@ -107,7 +107,9 @@ class Local:
         return worker
 
     def _dismiss(self, workers: Sequence[Worker]) -> None:
-        self._leaving = [worker for worker in self._leaving if worker.process.poll() is None]
+        for worker in [worker for worker in self._leaving if worker.process.poll() is not None]:
+            worker.bury()
+            self._leaving.remove(worker)
         for worker in workers:
             self._forget(worker)
             worker.let_go()
@@ -122,7 +124,10 @@ class Local:
             if said is None:
                 yield from self._lost(worker)
             elif "result" in said:
+                alone = worker.task is not None and worker.task.alone
                 yield self._end(worker, "", said["result"])
+                if said["last"] or alone:
+                    self._dismiss([worker])
             elif worker.task is not None and "note" in said:
                 yield Told(worker.task, said["done"], said["total"], said["note"])
             elif "finishing" in said:
@@ -141,8 +146,6 @@ class Local:
         assert task is not None, "a worker without a task told a result"
         self._room.give_back(task.needs, worker.gpus)
         worker.task, worker.deadline, worker.grace = None, None, None
-        if task.alone and result is not None:
-            self._dismiss([worker])
         return Ended(task, how, result, worker.late)
 
     def _stop_overdue(self) -> None:

@@ -12,11 +12,20 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ddmake.executors.base import Task
 
 COMMAND = [sys.executable, "-m", "ddmake"]
+
+
+def _opened(log: Path) -> IO[bytes]:
+    """Open a log; where that can't be, for a full disk, what is written is lost."""
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return log.open("ab")
+    except OSError:
+        return open(os.devnull, "ab")
 
 
 class Worker:
@@ -31,8 +40,7 @@ class Worker:
         self.grace: float | None = None  # until when it may take to stop
         self.late = False
         self._heard = b""
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as errors:  # where a worker that can't even start says why
+        with _opened(log) as errors:  # where a worker that can't even start says why
             self.process = subprocess.Popen([*COMMAND, "worker"], cwd=folder, env={**os.environ, **env}, stdin=subprocess.PIPE,
                                             stdout=subprocess.PIPE, stderr=errors, bufsize=0, start_new_session=True)
         assert self.process.stdin is not None and self.process.stdout is not None

@@ -26,7 +26,7 @@ class Codes:
     """
 
     def __init__(self, special: Special, root: str = ""):
-        self._pieces = Pieces(special, root)
+        self._pieces, self._root = Pieces(special, root), root
         self._known: dict[tuple[int, str], tuple[Any, Code]] = {}  # by a function's id and the name it was asked for by
         self._keep: list[Any] = []  # so that no id is given twice
 
@@ -37,7 +37,7 @@ class Codes:
         that can't be hashed.
         """
         if type(value) in values.SCALARS:
-            return value, {}
+            return values.scalar(value, self._root), {}
         try:
             if type(value) is not FunctionType:
                 return self._walked(value, name)

@@ -51,6 +51,6 @@ def counts(decorator: ast.expr, scope: dict[str, Any]) -> bool:
 
 
 def is_modules_own(method: MethodType) -> bool:
-    """Tell whether a bound method is what a module offers as its function."""
+    """Tell whether a bound method is what a package's module offers as its function."""
     module = sys.modules.get(method.__func__.__module__)
-    return module is not None and getattr(module, method.__name__, None) == method
+    return module is not None and not is_users(file_of(module)) and getattr(module, method.__name__, None) == method

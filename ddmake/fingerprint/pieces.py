@@ -15,6 +15,7 @@ from ddmake.fingerprint.text import Text
 from ddmake.fingerprint.values import Special
 
 PRIVATE = {"_abc_impl", "_is_protocol", "_is_runtime_protocol"}  # what abc and typing note in a class
+Place = tuple[Module, ast.AST]
 DESCRIPTORS = {"member_descriptor", "getset_descriptor", "wrapper_descriptor", "method_descriptor", "_tuplegetter"}
 
 
@@ -37,6 +38,7 @@ class Piece:
     refs: list[Ref]
     docs: tuple[str, ...] = ()
     sees: frozenset[str] = frozenset()
+    place: Place | None = None  # where it stands
 
     def told(self, sees: frozenset[str], named: bool) -> dict[str, Any]:
         """Return the piece as it enters a key."""
@@ -45,7 +47,29 @@ class Piece:
             told["docs"] = hashes.of_value(self.docs)[:16]
         if "__name__" in sees and named:
             told["name"] = self.name
+        if self.place is not None and "hints" in sees:
+            told["hints"] = hashes.of_value(text.hints(self.place[1]))[:16]
+        if self.place is not None and "source" in sees:
+            told["source"] = hashes.of_value(self.place[0].written(self.place[1]))[:16]
         return told
+
+
+_written: dict[int, tuple[Any, ...]] = {}  # what _text_of made, by the id of a code object, with all that it was made of
+MOST_WRITTEN = 20_000
+
+
+def _text_of(code: CodeType, node: ast.AST, imports: dict[str, Imported], package: str, decorators: list[ast.expr]) -> Text:
+    """Return the text of a function; a worker asks for the same ones with each job, and most of the time goes into writing."""
+    known = _written.get(id(code))
+    if known is not None and known[0] is code and known[1] is node and known[2:5] == (imports, package, decorators):
+        return known[5]
+    parts = code.co_qualname.split(".")
+    told = text.of(node, imports, package, free=code.co_freevars, decorators=decorators,
+                   private=parts[-2] if len(parts) > 1 and parts[-2] != "<locals>" else "")
+    if len(_written) >= MOST_WRITTEN:
+        _written.clear()
+    _written[id(code)] = (code, node, imports, package, decorators, told)
+    return told
 
 
 class Pieces:
@@ -58,8 +82,8 @@ class Pieces:
         self._alike: dict[tuple[int, int, str], FunctionType] = {}
         self._modules: dict[str, Module | None] = {}  # by file
         self._imports: dict[int, dict[str, Imported]] = {}  # by the id of a module's names
-        self._texts: dict[tuple[int, int], Text] = {}  # by the ids of code and of its module's names
-        self._places: dict[str, tuple[Module, ast.AST]] = {}  # where a text stands, by its hash
+        self._texts: dict[tuple[int, int], tuple[Text, Place]] = {}  # by the ids of code and of its module's names
+        self._places: dict[str, Place] = {}  # where a text stands, by its hash
         self._refs: list[Ref] = []  # met since the last look
 
     def written(self, sha: str) -> str:
@@ -113,8 +137,6 @@ class Pieces:
             return known
         if isinstance(value, FunctionType):
             return self._refer(name, self.stand_in(value)) if self._written(value) else self._foreign(name, value)
-        if hasattr(value, "cache_info") and hasattr(value, "__wrapped__"):
-            return {"cached": self._value(name, value.__wrapped__)}
         if isinstance(value, MethodType):
             if foreign.is_modules_own(value):  # random.choice is a method of a hidden generator
                 return {"package": value.__func__.__module__, "name": value.__name__}
@@ -123,6 +145,8 @@ class Pieces:
             return self._refer(value.__qualname__, value)
         if isinstance(value, ModuleType):
             return self._refer(name, value) if is_users(file_of(value)) else {"package": value.__name__}
+        if callable(value) and not isinstance(value, type) and hasattr(value, "__wrapped__") and not self._file(type(value)):
+            return {"wrapped": self._value(name, value.__wrapped__)}  # by lru_cache, staticmethod or a package's decorator
         return NotImplemented
 
     def _written(self, function: FunctionType) -> bool:
@@ -146,15 +170,15 @@ class Pieces:
     def _function(self, function: FunctionType, name: str) -> Piece:
         label = _label(function.__globals__, function.__code__.co_qualname)
         name = label or name
-        told = self._text(function, name)
+        told, place = self._text(function, name)
         found = {f"{parameter}=": self._value(f"{name}'s {parameter}", value) for parameter, value in _defaults(function)}
         found.update({variable: self._value(variable, value) for variable, value in _cells(function, name)})
         self._read(found, told, function.__globals__)
         for attribute, value in vars(function).items():
             found[f".{attribute}"] = self._value(f"{name}.{attribute}", value)
-        return Piece(label, function.__name__, told.sha, dict(sorted(found.items())), self._refs, told.docs, told.sees)
+        return Piece(label, function.__name__, told.sha, dict(sorted(found.items())), self._refs, told.docs, told.sees, place)
 
-    def _text(self, function: FunctionType, label: str) -> Text:
+    def _text(self, function: FunctionType, label: str) -> tuple[Text, Place]:
         code, scope = function.__code__, function.__globals__
         known = self._texts.get((id(code), id(scope)))
         if known is not None:
@@ -163,16 +187,12 @@ class Pieces:
         node = module.function(code) if module else None
         if module is None or node is None:
             raise DdfileError(f"{label} can't be hashed: its text isn't in {code.co_filename}. Define it in a file.")
-        parts = code.co_qualname.split(".")
-        told = text.of(
-            node, self._imported(module, scope), scope.get("__package__") or "", free=code.co_freevars,
-            private=parts[-2] if len(parts) > 1 and parts[-2] != "<locals>" else "",
-            decorators=[d for d in getattr(node, "decorator_list", ()) if foreign.counts(d, scope)],
-        )
-        self._texts[id(code), id(scope)] = told
+        decorators = [d for d in getattr(node, "decorator_list", ()) if foreign.counts(d, scope)]
+        told = _text_of(code, node, self._imported(module, scope), scope.get("__package__") or "", decorators)
+        self._texts[id(code), id(scope)] = told, (module, node)
         self._keep.append((code, scope))
         self._places.setdefault(told.sha, (module, node))
-        return told
+        return told, (module, node)
 
     def _parsed(self, file: str) -> Module | None:
         if file not in self._modules:
@@ -226,8 +246,11 @@ class Pieces:
             self._read(found, told, _scope(cls), module)
         found.update({f"({base.__name__})": self._value(base.__qualname__, base) for base in cls.__bases__ if self._file(base)})
         found.update({f".{name}": self._value(f"{label}.{name}", member) for name, member in members})
+        if hasattr(cls, "__pydantic_core_schema__"):
+            found["docstring"] = vars(cls).get("__doc__")  # is part of the JSON schema, and thus of what is asked
         docs, sees = (told.docs, told.sees) if told else ((), frozenset())
-        return Piece(label, cls.__name__, told and told.sha, dict(sorted(found.items())), self._refs, docs, sees)
+        place = (module, node) if module is not None and node is not None else None
+        return Piece(label, cls.__name__, told and told.sha, dict(sorted(found.items())), self._refs, docs, sees, place)
 
     def _module(self, module: ModuleType) -> Piece:
         """Describe a user's module that is handed around whole: its text, and all that its names reach.

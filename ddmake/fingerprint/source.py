@@ -4,6 +4,7 @@ A file is parsed once, and its functions are found by name and first line.
 """
 
 import ast
+import os
 import sysconfig
 from collections.abc import Iterator
 from functools import cached_property, lru_cache
@@ -104,6 +105,14 @@ def _parsed(text: bytes) -> Module:
 def module(file: str) -> Module:
     """Return a file's module, parsed once for each text that it had."""
     return _parsed(Path(file).read_bytes())
+
+
+def files(folder: str) -> Iterator[str]:
+    """Yield the files of modules that can be imported from a folder, sorted."""
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name.isidentifier() and name != "__pycache__"
+                            and not os.path.exists(f"{parent}/{name}/pyvenv.cfg"))
+        yield from (f"{parent}/{name}" for name in sorted(names) if name.endswith(".py"))
 
 
 def statements(body: list[ast.stmt], inside: bool = False) -> Iterator[ast.stmt]:

@@ -15,8 +15,13 @@ from ddmake.fingerprint.source import DEFS, Imported, absolute
 
 SCOPE_READERS = {"locals", "eval", "exec", "vars", "dir"}  # functions that see the names of local variables
 MODULE_READERS = {"globals", "eval", "exec"}  # functions that see every name of a module
-SEEN = {"__doc__", "__name__", "__qualname__"}  # what else of a function can be read
-IMPORTERS = {"import_module", "__import__"}
+SEEN = {  # what else of a function can be read, by the words that read it
+    "__doc__": "__doc__", "getdoc": "__doc__", "__name__": "__name__", "__qualname__": "__name__",
+    "__annotations__": "hints", "get_annotations": "hints", "get_type_hints": "hints", "signature": "hints",
+    "getfullargspec": "hints", "getsource": "source", "getsourcelines": "source",
+}
+IMPORTERS = {"import_module", "__import__", "run_module"}
+ANY_IMPORTERS = {"run_path", "resolve_name", "spec_from_file_location"}  # whose module isn't known before they run
 NO_MEANING = {"ctx", "kind", "type_comment", "type_ignores", "type_params"}
 
 
@@ -44,8 +49,9 @@ class Text:
     reads: tuple[Read, ...]
     modules: tuple[str, ...]  # imported in the code's own body
     modules_named: tuple[str, ...]  # variables from outside that are imported as modules
+    packages: tuple[str, ...]  # of which a module is imported by a name that is computed; "": any of the user's
     docs: tuple[str, ...]  # its docstrings, which count where any code around reads one
-    sees: frozenset[str]  # "globals", "__doc__", "__name__": what it can read beyond plain names
+    sees: frozenset[str]  # "globals", "__doc__", "__name__", "hints", "source": what it can read beyond plain names
 
 
 def of(node: ast.AST, imports: dict[str, Imported], package: str = "", *, free: Iterable[str] = (), private: str = "",
@@ -59,6 +65,7 @@ def of(node: ast.AST, imports: dict[str, Imported], package: str = "", *, free: 
     outside = Scope()
     for decorator in decorators:
         writer.write(decorator, outside)
+        writer.hinted = True
     if isinstance(node, scopes.FUNCTIONS):
         writer.function(node, outside, top=True)
     elif isinstance(node, ast.ClassDef):
@@ -66,8 +73,14 @@ def of(node: ast.AST, imports: dict[str, Imported], package: str = "", *, free: 
     else:
         writer.fields(node, outside)
     sha = hashes.of_value("".join(writer.out))[:16]
-    return Text(sha, tuple(writer.reads), tuple(writer.modules), tuple(writer.modules_named), tuple(writer.docs),
-                 frozenset(writer.sees))
+    return Text(sha, tuple(writer.reads), tuple(writer.modules), tuple(writer.modules_named), tuple(writer.packages),
+                 tuple(writer.docs), frozenset(writer.sees))
+
+
+def hints(node: ast.AST) -> list[str]:
+    """Return the type hints in code, which count where any code around reads them."""
+    found = [getattr(n, "annotation", None) or getattr(n, "returns", None) for n in ast.walk(node)]
+    return [ast.unparse(hint) for hint in found if hint is not None]
 
 
 class _Writer:
@@ -80,6 +93,8 @@ class _Writer:
         self.reads: dict[Read, None] = {}
         self.modules: dict[str, None] = {}
         self.modules_named: dict[str, None] = {}
+        self.packages: dict[str, None] = {}
+        self.hinted = False  # a package's decorator, as pydantic's validate_call, may read the function's hints
         self.docs: list[str] = []
         self.sees = _seen(node)
         self.named = bool(self.sees & {"locals", "__name__"})  # something sees the names of local variables
@@ -182,6 +197,9 @@ class _Writer:
             self.write(node.decorator_list, scope)
         if id(node) not in self.apart:
             self._parameters(node.args, scope, inner, defaults=not top)
+            if top and self.hinted:
+                self.write([arg.annotation for arg in ast.walk(node.args) if isinstance(arg, ast.arg)], scope)
+                self.write(getattr(node, "returns", None), scope)
             self.write(node.body, inner)
             self._unused(inner)
         self.out.append(")")
@@ -255,13 +273,28 @@ class _Writer:
         """Write an assignment without its annotation, which counts in a class alone."""
         if scope.of_class:
             self.fields(node, scope)
+            self._quoted(node.annotation, scope)
         else:
             self.fields(ast.Assign(targets=[node.target], value=node.value), scope)
 
+    def _quoted(self, annotation: ast.expr, scope: Scope) -> None:
+        """Note what the parts of an annotation read that are written as texts."""
+        for part in ast.walk(annotation):
+            if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                written = len(self.out)
+                try:
+                    self.write(ast.parse(part.value, mode="eval").body, scope)
+                except SyntaxError:
+                    continue
+                del self.out[written:]
+
     def call(self, node: ast.Call, scope: Scope) -> None:
         """Write a call; of one that imports a module, that is read whole."""
-        if getattr(node.func, "attr", getattr(node.func, "id", "")) in IMPORTERS and node.args:
-            given = node.args[0]
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        if name in ANY_IMPORTERS:
+            self.packages[""] = None
+        elif name in IMPORTERS:
+            given = next(iter([*node.args, *(k.value for k in node.keywords if k.arg in ("name", "mod_name"))]), None)
             if isinstance(given, ast.Constant) and isinstance(given.value, str):
                 rest = given.value.lstrip(".")
                 module = absolute(ast.ImportFrom(rest, [], len(given.value) - len(rest)), self.package)
@@ -269,6 +302,8 @@ class _Writer:
                 self.reads[Read(module, (), (module, None), local=True)] = None
             elif isinstance(given, ast.Name) and scope.find(given.id) is None:
                 self.modules_named[given.id] = None
+            else:
+                self.packages[_begin(given).rpartition(".")[0]] = None
         self.fields(node, scope)
 
     def constant(self, node: ast.Constant, scope: Scope) -> None:
@@ -313,7 +348,16 @@ def _seen(node: ast.AST) -> set[str]:
     for n in ast.walk(node):
         if isinstance(n, ast.Name):
             found.update({"globals"} if n.id in MODULE_READERS else (), {"locals"} if n.id in SCOPE_READERS else ())
-        word = n.attr if isinstance(n, ast.Attribute) else n.value if isinstance(n, ast.Constant) else None
+            word = None if n.id.startswith("__") else n.id
+        else:
+            word = n.attr if isinstance(n, ast.Attribute) else n.value if isinstance(n, ast.Constant) else None
         if isinstance(word, str) and word in SEEN:
-            found.add("__doc__" if word == "__doc__" else "__name__")
+            found.add(SEEN[word])
     return found
+
+
+def _begin(text: ast.expr | None) -> str:
+    """Return the constant part that a computed text begins with."""
+    while isinstance(text, (ast.JoinedStr, ast.BinOp)):
+        text = next(iter(text.values), None) if isinstance(text, ast.JoinedStr) else text.left
+    return text.value if isinstance(text, ast.Constant) and isinstance(text.value, str) else ""

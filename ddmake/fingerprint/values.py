@@ -9,6 +9,7 @@ import dataclasses
 import enum
 import functools
 import hashlib
+import os
 import re
 import types
 import typing
@@ -31,12 +32,12 @@ Special = Callable[[Any], Any]  # asked first for what isn't plain data; NotImpl
 
 
 def canonical(value: Any, name: str, special: Special, root: str = "", _inside: tuple[int, ...] = ()) -> Any:
-    """Return a value's canonical form; texts and paths that begin with the folder `root` count by what follows.
+    """Return a value's canonical form, in which the folder `root` counts for nothing.
 
     Raises DdfileError, by `name`, where a value can't be hashed soundly.
     """
     if type(value) in SCALARS:
-        return _scalar(value, root)
+        return scalar(value, root)
     known = special(value)
     if known is not NotImplemented:
         return known
@@ -53,10 +54,20 @@ def canonical(value: Any, name: str, special: Special, root: str = "", _inside: 
     )
 
 
-def _scalar(value: Any, root: str) -> Any:
+def scalar(value: Any, root: str) -> Any:
+    """Return a plain value's canonical form: of a text that names the folder `root`, what stands around that."""
     if type(value) is str:
-        return {"here": value[len(root):]} if root and f"{value}/".startswith(f"{root}/") else value
+        if root and "/" in value and len(parts := _naming(root).split(value)) > 1:
+            return {"here": parts[1] if len(parts) == 2 and not parts[0] else parts}
+        return value
     return {"int": hex(value)} if type(value) is int and value.bit_length() > DIGITS else value
+
+
+@functools.cache
+def _naming(root: str) -> re.Pattern[str]:
+    """Return the pattern of a folder's path in a text, as it was reached or without symbolic links."""
+    paths = sorted({root, os.path.realpath(root)}, key=len, reverse=True)
+    return re.compile(rf"(?<![\w.-])(?:{'|'.join(map(re.escape, paths))})(?![\w.-])")
 
 
 def _container(value: Any, name: str, again: Callable[..., Any], special: Special) -> Any:
@@ -133,16 +144,16 @@ def _generic(value: Any, name: str, again: Callable[..., Any]) -> Any:
 
 def _object(value: Any, name: str, again: Callable[..., Any], special: Special) -> Any:
     """Return an object as its class and what it holds, where its class is a dataclass, a known one or the user's own."""
+    kind = special(type(value))
+    users = kind is not NotImplemented
     bound = getattr(value, "__self__", None)
-    if callable(value) and hasattr(value, "__qualname__") and hasattr(value, "__name__"):
+    if not users and callable(value) and hasattr(value, "__qualname__") and hasattr(value, "__name__"):
         if bound is not None and not isinstance(bound, types.ModuleType):
             return {"method": value.__name__, "self": again(bound, f"{name}'s self")}
-        return {"builtin": f"{(value.__module__ or '').lstrip('_')}.{value.__qualname__}"}
+        return {"builtin": f"{(getattr(value, '__module__', None) or '').lstrip('_')}.{value.__qualname__}"}
     if _full_name(type(value)).startswith("numpy.") and hasattr(value, "tobytes") and not value.dtype.hasobject:
         told = {"array": str(value.dtype), "shape": list(value.shape), "bytes": hashlib.sha256(value.tobytes()).hexdigest()}
         return told if type(value).__name__ == "ndarray" or not value.shape else NotImplemented
-    kind = special(type(value))
-    users = kind is not NotImplemented
     if _hides(value, special) if users else not dataclasses.is_dataclass(value) and type(value) is not types.SimpleNamespace:
         return NotImplemented
     held = dict(getattr(value, "__dict__", {}))

@@ -1,14 +1,23 @@
 """The SQLite databases under `.ddmake/`: opening, and migrations, which are only ever appended."""
 
 import sqlite3
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ddmake.errors import DdmakeError
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
+
+REMEDIES = {  # by what SQLite says
+    "malformed": "It is damaged: move the file away to start without what it holds.",
+    "not a database": "It is damaged: move the file away to start without what it holds.",
+    "full": "What it holds is kept. Make room, then run ddmake again.",
+    "readonly": "What it holds is kept. ddmake has to be allowed to write there.",
+    "unable to open": "ddmake has to be allowed to read and write it, and its folder.",
+}
 
 Migration = Callable[["Database"], None]
 
@@ -24,16 +33,30 @@ def connect(path: Path, migrations: Sequence[Migration], synchronous: str) -> sq
         if _version(connection) != len(migrations):
             _migrate(connection, path, migrations)
         connection.execute(f"PRAGMA synchronous={synchronous}")
-    except (sqlite3.DatabaseError, OSError) as error:
+    except sqlite3.DatabaseError as error:
         raise DdmakeError(f"{path}: {told(error)}") from None
+    except (FileExistsError, NotADirectoryError):
+        raise DdmakeError(f"{path.parent} is a file, and ddmake keeps a folder of that name. Move it away.") from None
     return connection
 
 
 def told(error: Exception) -> str:
     """Return what is to be said of a database's failure; only a damaged one is to be given up."""
-    if any(word in str(error) for word in ("malformed", "not a database")):
-        return f"{error}. It is damaged: move the file away to start without what it holds."
-    return f"{error}. What it holds is kept."
+    remedy = next((remedy for word, remedy in REMEDIES.items() if word in str(error)), "What it holds is kept.")
+    return f"{error}. {remedy}"
+
+
+def _sqlite_utils() -> "type[Database]":
+    """Import sqlite_utils without pandas, which it looks for, and which takes longer to import than a database to make."""
+    absent = "pandas" not in sys.modules
+    if absent:
+        sys.modules["pandas"] = None  # type: ignore[assignment]
+    try:
+        from sqlite_utils import Database
+    finally:
+        if absent:
+            del sys.modules["pandas"]
+    return Database
 
 
 def _version(connection: sqlite3.Connection) -> int:
@@ -43,8 +66,8 @@ def _version(connection: sqlite3.Connection) -> int:
 def _migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Migration]) -> None:
     """Apply the migrations that a database lacks; one process at a time."""
     from filelock import FileLock
-    from sqlite_utils import Database  # half a second of imports, paid when a database is made
 
+    Database = _sqlite_utils()
     with FileLock(f"{path}.lock"):
         done = _version(connection)
         if done > len(migrations):
@@ -57,3 +80,16 @@ def _migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Mi
             migration(Database(connection))
             connection.execute(f"PRAGMA user_version={number}")
             connection.execute("COMMIT")
+
+
+class Transaction:
+    """All or nothing, on a connection in autocommit."""
+
+    def __init__(self, db: sqlite3.Connection):
+        self.db = db
+
+    def __enter__(self) -> None:
+        self.db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        self.db.execute("COMMIT" if kind is None else "ROLLBACK")

@@ -9,15 +9,19 @@ import re
 import sqlite3
 import stat
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 from ddmake.errors import DdmakeError
 from ddmake.fingerprint import hashes
+from ddmake.store.database import Transaction
 
 TICK_NS = 20_000_000  # file systems here keep times to a kernel tick, 4 to 10 ms
 
 CACHE = re.compile(r"cache-[0-9a-f]+(_\d+_of_\d+)?\.arrow")  # what `datasets` leaves beside data that somebody maps over
 SELECT = "SELECT size, mtime_ns, ctime_ns, inode, noted_ns, sha FROM files"
+EVERY = "SELECT path, size, mtime_ns, ctime_ns, inode, noted_ns, sha FROM files"
+MANY = 50  # files in a folder from which on their rows are read at once
 
 Manifest = dict[str, str]  # sha256 by path within an artifact; "" is the artifact itself, where it is a file
 Row = tuple  # size, mtime_ns, ctime_ns, inode, noted_ns, sha
@@ -29,27 +33,22 @@ class Files:
     def __init__(self, db: sqlite3.Connection, root: Path):
         self.db, self.root = db, root
         self._root = f"{root}{os.sep}"
-        self._known: dict[str, Row] | None = None
+        self._known: dict[str, Row] = {}  # rows that were read before: trusted as far as the file's stat agrees
 
     def load(self) -> None:
         """Read all that is remembered at once, for whoever is about to ask for most of it."""
-        rows = self.db.execute("SELECT path, size, mtime_ns, ctime_ns, inode, noted_ns, sha FROM files")
-        self._known = {row[0]: row[1:] for row in rows}
+        self._known = {row[0]: row[1:] for row in self.db.execute(EVERY)}
 
     def forget(self) -> None:
         """Remember nothing any more, so that every file is read when it is next asked for."""
         self.db.execute("DELETE FROM files")
-        self._known = None
+        self._known = {}
 
     def sha(self, path: str) -> str:
         """Return a file's hash, from memory where its stat is unchanged. Raises FileNotFoundError."""
-        found = os.stat(self._place(path))
-        row = self._row(path)
-        if row and row[4] - row[2] > TICK_NS and row[:4] == _signs(found):
-            return row[5]
-        noted = time.time_ns()
-        sha = hashes.of_file(Path(self._place(path)))
-        self._note([(path, *_signs(found), noted, sha)])
+        new: list[tuple] = []
+        sha = self._sha(path, new)
+        self._note(new)
         return sha
 
     def manifest(self, artifact: str) -> Manifest | None:
@@ -60,9 +59,27 @@ class Files:
         try:
             return {"": self.sha(artifact)}
         except IsADirectoryError:
-            return {name: self.sha(f"{artifact}/{name}") for name in walk(self._place(artifact))}
+            return self._folder(artifact)
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+    def _folder(self, folder: str) -> Manifest:
+        names, new = walk(self._place(folder)), list[tuple]()
+        if len(names) >= MANY:
+            self._load_below(folder)
+        found = {name: self._sha(f"{folder}/{name}", new) for name in names}
+        self._note(new)
+        return found
+
+    def _sha(self, path: str, new: list[tuple]) -> str:
+        """Return a file's hash; a row to be remembered of one that was read is added to `new`."""
+        signs, row = _signs(os.stat(self._place(path))), self._known.get(path)
+        if row is None or row[:4] != signs or row[4] - row[2] <= TICK_NS:
+            row = self._row(path)
+            if row is None or row[:4] != signs or row[4] - row[2] <= TICK_NS:
+                row = (*signs, time.time_ns(), hashes.of_file(self._place(path)))
+                new.append((path, *row))
+        return row[5]
 
     def exists(self, path: str) -> bool:
         """Tell whether anything lies at a path."""
@@ -77,22 +94,29 @@ class Files:
     def _place(self, path: str) -> str:
         return path if path.startswith("/") else self._root + path
 
+    def _load_below(self, folder: str) -> None:
+        rows = self.db.execute(f"{EVERY} WHERE path > ? AND path < ?", (f"{folder}/", f"{folder}0"))  # 0 comes after /
+        self._known.update({row[0]: row[1:] for row in rows})
+
     def _row(self, path: str) -> Row | None:
-        if self._known is not None:
-            return self._known.get(path)
-        return self.db.execute(f"{SELECT} WHERE path = ?", (path,)).fetchone()
+        row = self.db.execute(f"{SELECT} WHERE path = ?", (path,)).fetchone()
+        if row is not None:
+            self._known[path] = row
+        return row
 
     def _note(self, rows: list[tuple]) -> None:
-        self.db.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
-        if self._known is not None:
-            self._known.update({row[0]: row[1:] for row in rows})
+        if not rows:
+            return
+        with nullcontext() if len(rows) == 1 or self.db.in_transaction else Transaction(self.db):
+            self.db.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        self._known.update({row[0]: row[1:] for row in rows})
 
 
 def manifest_of(artifact: Path) -> Manifest:
     """Return the hashes of an artifact's files by reading them; nothing is remembered."""
-    if artifact.is_file():
+    if os.path.isfile(artifact):
         return {"": hashes.of_file(artifact)}
-    return {name: hashes.of_file(artifact / name) for name in walk(str(artifact))}
+    return {name: hashes.of_file(f"{artifact}/{name}") for name in walk(str(artifact))}
 
 
 def walk(folder: str) -> list[str]:
@@ -106,7 +130,7 @@ def walk(folder: str) -> list[str]:
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(name)
                 elif entry.is_file(follow_symlinks=False):
-                    if not CACHE.fullmatch(entry.name):
+                    if not entry.name.startswith("cache-") or not CACHE.fullmatch(entry.name):
                         names.append(name)
                 else:
                     raise DdmakeError(f"{entry.path}: an artifact holds plain files only, and this is a link or a special file.")

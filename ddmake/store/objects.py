@@ -76,11 +76,15 @@ class Objects:
     def _copy_in(self, source: str, path: str) -> None:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         scratch = f"{path}.{uuid4().hex}"
-        clone(source, scratch)
-        file = os.open(scratch, os.O_RDONLY)
-        os.fsync(file)
-        os.close(file)
-        os.replace(scratch, path)
+        try:
+            clone(source, scratch)
+            file = os.open(scratch, os.O_RDONLY)
+            os.fsync(file)
+            os.close(file)
+            os.replace(scratch, path)
+        except OSError:
+            Path(scratch).unlink(missing_ok=True)  # on a full disk every byte counts
+            raise
 
 
 def clone(source: str, to: str) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddmake.errors import DdmakeError
 from ddmake.fingerprint import hashes
-from ddmake.store.database import connect
+from ddmake.store.database import Transaction, connect
 from ddmake.store.files import Manifest
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def m004_folders_of_runs(db: "Database") -> None:
 
 MIGRATIONS = (m001_traces, m002_placing, m003_light_traces, m004_folders_of_runs)
 
+KNOWN = 10_000  # traces that a process keeps in mind
 LIGHT = "traces.id, key, base, epoch, fingerprint, made, outputs, checksum"
 NEW_TRACE = "INSERT INTO traces (id, key, base, epoch, fingerprint, made, outputs, checksum) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 
@@ -139,6 +140,7 @@ class Traces:
     def __init__(self, folder: Path):
         self.db: sqlite3.Connection = connect(folder / "traces.db", MIGRATIONS, synchronous="NORMAL")
         self.damaged: set[int] = set()  # numbers of rows that were left out
+        self._known: dict[int, Trace] = {}  # the last traces that were read by their number; a trace never changes
 
     def by_key(self, key: str) -> Trace | None:
         """Return the newest sound trace with a key."""
@@ -150,7 +152,14 @@ class Traces:
 
     def by_id(self, number: int) -> Trace | None:
         """Return a trace by its number."""
-        return next(self._read("FROM traces WHERE id = ?", (number,)), None)
+        if number not in self._known:
+            found = next(self._read("FROM traces WHERE id = ?", (number,)), None)
+            if found is None:
+                return None
+            if len(self._known) >= KNOWN:
+                self._known.clear()
+            self._known[number] = found
+        return self._known[number]
 
     def keys(self) -> set[str]:
         """Return the keys that there are traces of."""
@@ -249,7 +258,7 @@ class Traces:
         self.db.executemany("INSERT OR REPLACE INTO placed (path, trace, output) VALUES (?, ?, ?)", rows)
         self.db.executemany("DELETE FROM placing WHERE path = ?", [(path,) for path in paths.values()])
 
-    def transaction(self) -> "Transaction":
+    def transaction(self) -> Transaction:
         """Return a context in which all writes are committed together, or none."""
         return Transaction(self.db)
 
@@ -284,6 +293,7 @@ class Traces:
 
     def drop(self, numbers: Iterable[int]) -> None:
         """Forget traces, and that they lay anywhere."""
+        self._known.clear()
         rows = [(number,) for number in numbers]
         with self.transaction():
             for statement in ("DELETE FROM placed WHERE trace = ?", "DELETE FROM placed_before WHERE trace = ?",
@@ -306,19 +316,6 @@ class Traces:
             return Trace(self.db, row)
         self.damaged.add(row[0])
         return None
-
-
-class Transaction:
-    """All or nothing, on a connection in autocommit."""
-
-    def __init__(self, db: sqlite3.Connection):
-        self.db = db
-
-    def __enter__(self) -> None:
-        self.db.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        self.db.execute("COMMIT" if kind is None else "ROLLBACK")
 
 
 def _now() -> str:
