@@ -100,6 +100,8 @@ def _check(cmd: str, inputs: Any, outputs: Mapping[str, str]) -> None:
             known = ", ".join(f"{{{known}}}" for known in [*given, *sorted(made)])
             near = did_you_mean(name, [*given, *made])
             raise DdfileError(f"{here()}: shell: cmd has {{{name}}}, and there are {known}.{near} {BRACES}")
+    for name in sorted(made - set(used)):
+        raise DdfileError(f"{here()}: shell: cmd has no {{{name}}}: write it where the result goes.")
     for name, value in given.items():
         _check_path(name, value)
         if name not in used and value not in ([], {}):

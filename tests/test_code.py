@@ -207,6 +207,30 @@ COUNTS = {  # name: (files, file to edit, old, new)
     "constant of a class's object": (recipe("C.LIMIT", "class Config:\n    LIMIT = 3\nC = Config()"), "Ddfile", "LIMIT = 3", "LIMIT = 4"),
     "hint of a class that a model is made of": (
         recipe("M(x='1').x", "from pydantic import BaseModel\nNumber = int\nclass M(BaseModel):\n    x: Number"), "Ddfile", "Number = int", "Number = float"),
+    "module imported by a name that is computed": (
+        {**recipe("importlib.import_module(f'plug.{K}').f()", "import importlib\nK = 'one'"), "plug/__init__.py": "",
+         "plug/one.py": "def f(): return 1\n"}, "plug/one.py", "1", "2"),
+    "module imported by an argument's name": (
+        {"Ddfile": "@step('out.jsonl', m='hh')\ndef r(*, m):\n    import importlib\n    yield {'x': importlib.import_module(m).f()}\n",
+         "hh.py": "def f(): return 1\n"}, "hh.py", "1", "2"),
+    "module that is run": ({**recipe("runpy.run_path('hh.py')['N']", "import runpy"), "hh.py": "N = 1\n"}, "hh.py", "N = 1", "N = 2"),
+    "function put in the place of a package's": (
+        recipe("colorsys.rgb_to_hsv()", "import colorsys\ndef mine(): return 1\ncolorsys.rgb_to_hsv = mine"), "Ddfile", "return 1", "return 2"),
+    "hint that a package's decorator reads": (
+        recipe("f('1')", "from pydantic import validate_call\n@validate_call\ndef f(x: int): return x"), "Ddfile", "x: int", "x: str"),
+    "hints that are read": (recipe("inspect.signature(f)", "import inspect\ndef f(x: int): pass"), "Ddfile", "x: int", "x: str"),
+    "docstring by inspect": (recipe("getdoc(f)", "from inspect import getdoc\ndef f():\n    'one'"), "Ddfile", "'one'", "'two'"),
+    "text by inspect": (recipe("inspect.getsource(f)", "import inspect\ndef f(): return 1  # one"), "Ddfile", "# one", "# two"),
+    "docstring of a pydantic model": (
+        recipe("S.model_json_schema()", "from pydantic import BaseModel\nclass S(BaseModel):\n    'one'\n    x: int"), "Ddfile", "'one'", "'two'"),
+    "class that a model's hint names in quotes": (
+        recipe("S", "from pydantic import BaseModel\nclass T(BaseModel):\n    y: int\nclass S(BaseModel):\n    x: 'T'"), "Ddfile", "y: int", "y: str"),
+    "class method by a name of its own": (
+        recipe("make()", "class K:\n    N = 1\n    @classmethod\n    def make(cls): return cls.N\nmake = K.make"), "Ddfile", "N = 1", "N = 2"),
+    "static method by itself": (recipe("f()", "f = staticmethod(lambda: 1)"), "Ddfile", ": 1", ": 2"),
+    "function behind a class's object that passes for it": (
+        recipe("f()", "import functools\nclass memo:\n    def __init__(self, f):\n        self.f = f\n        functools.update_wrapper(self, f)\n"
+               "    def __call__(self): return self.f()\n@memo\ndef f(): return 1"), "Ddfile", "return 1", "return 2"),
     "text of a template string in a container": (recipe("T['a'].format(1)", "T = {'a': 'one {}'}"), "Ddfile", "one", "two"),
 }
 
@@ -315,6 +339,7 @@ def test_counts_for_nothing(project, name):
 
 
 @pytest.mark.parametrize("value", [
+    "V = [str.lower, 'x'.join]", "import numpy\nV = numpy.log", "V = 10 ** 5000",
     "import logging\nV = logging.getLogger('x')", "V = object()", "import typing\nV = typing.TypeVar('V')",
     "import types\nV = types.SimpleNamespace(a=1)", "import numpy\nV = numpy.arange(3)", "V = config(n=1)",
     "from pathlib import Path\nV = Path('x')", "import datetime\nV = datetime.timezone.utc", "import json\nV = json.dumps",

@@ -1,5 +1,6 @@
 """The walk over code: what it refuses, that it goes once over each function, and in no order that matters."""
 
+import importlib.util
 import sys
 
 import pytest
@@ -79,3 +80,75 @@ def test_a_module_handed_around_whole_has_its_text(loaded, project):
     one = codes()
     found = one.of(loaded("import hh\ndef f(): return vars(hh)\n")["f"], "f")[1]
     assert one.texts(found)[found["hh"]["text"]] == "N = 1  # one\n"
+
+
+GOLDEN = '''
+import functools
+from dataclasses import dataclass, field
+
+LIMIT = 3
+
+@dataclass
+class Box:
+    n: int = 1
+    items: list = field(default_factory=list)
+
+    @property
+    def twice(self):
+        return self.n * 2
+
+def helper(x, *rest, key=None, **more):
+    with open(x) as a, open(x) as b:
+        try:
+            yield from (f"{y!r:>{LIMIT}} {{}}" for y in a if y and (z := len(y)) > 1)
+        except* OSError as error:
+            raise ValueError from error
+        finally:
+            pass
+    match rest:
+        case [first, *others] if first:
+            return others
+        case {"a": 1, **kw} | Box(n=kw):
+            return kw
+
+@functools.lru_cache(maxsize=None)
+def deep(n):
+    return lambda m, /, o=1.5: {**{n: m}, "s": [not n, -m, n if m else ...], b"x": 1j, **{}}
+
+async def waiting(rows):
+    async for row in rows:
+        await row
+    return [r async for r in rows]
+
+def recipe(rows):
+    """Doc."""
+    global LIMIT
+    del rows[0]
+    assert rows, "none"
+    total: int = 0
+    for i, row in enumerate(rows):
+        while total < LIMIT:
+            total += Box(i).twice @ 1 if row[1:2, ::3] else deep(i)(total)
+            break
+        else:
+            continue
+    return helper, waiting, total
+'''
+
+
+def test_the_text_of_code_is_the_same_in_every_release_of_python(tmp_path):
+    """Python 3.11, 3.12 and 3.13 gave this hash; another one that doesn't would make everything again."""
+    file = tmp_path / "golden.py"
+    file.write_text(GOLDEN)
+    spec = importlib.util.spec_from_file_location("golden", file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["golden"] = module
+    spec.loader.exec_module(module)
+    try:
+        found = Codes(lambda value: NotImplemented).of(module.recipe, "recipe")[1]
+    finally:
+        del sys.modules["golden"]
+    assert {label: piece["text"] for label, piece in found.items()} == {
+        "golden.Box": "81be5baf18bf0c72", "golden.Box.twice": "2db535aca766344f", "golden.deep": "909a10aad7e9e22c",
+        "golden.helper": "85f07903179c5721", "golden.waiting": "09679d5c482b0aa0", "recipe": "111df8033aad110e",
+    }

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from conftest import Project
 
+from ddmake.cli.main import main
+from ddmake.ddfile.workflow import COMMANDS, RESERVED
+
 DDFILE = '''
     cfg = config(n=2, llm="echo")
     LIMIT = 3
@@ -417,3 +420,31 @@ def test_a_command_wins_over_a_target_of_its_name(project):
     assert re.search(r"^make +list", project.make("-n", "./list").output, re.MULTILINE)
     project.ddfile('alias("log")')
     assert "an alias can't be named 'log', which is a command." in project.run("-n").output
+
+
+def test_the_help_shows_every_option_of_make_once(project):
+    helped = project.run("--help").output
+    own = [option for parameter in main.commands["make"].params for option in parameter.opts if option.startswith("--")]
+    assert {option: len(re.findall(rf"(?:^  |, ){option} ", helped, re.MULTILINE)) for option in own} == dict.fromkeys(own, 1)
+
+
+def test_no_alias_can_be_named_like_a_command():
+    assert main.commands.keys() == {*COMMANDS, "job", "worker"}
+    assert {"job", "worker"} <= set(RESERVED)
+
+
+def test_columns_are_aligned_whatever_the_letters(project):
+    project.ddfile("for name in ('a', '日本', 'e\\u0301'):\n    @step(f'{name}.txt')\n    def a(output):\n        pass\n")
+    lines = project.make("-n").output.splitlines()[:-1]
+    assert lines == ["      target    why", "make  a.txt     never made", "make  日本.txt  never made", "make  e\u0301.txt     never made"]
+
+
+def test_one_long_path_does_not_push_the_others_reasons_away(project):
+    long = "/".join(["a-long-name-of-a-folder"] * 5)
+    project.ddfile(f"for name in ('a', '{long}'):\n    @step(f'{{name}}.txt')\n    def a(output):\n        pass\n")
+    assert project.make("-n").output.splitlines()[1:3] == ["make  a.txt   never made", f"make  {long}.txt  never made"]
+
+
+def test_a_rule_of_many_outputs_names_the_first_ones(project):
+    project.ddfile("@step({x: x for x in 'abcdefghij'})\ndef many():\n    pass\n")
+    assert project.make("-n").output.splitlines()[1] == "make  a, b, c, d, e, f, g, h and 2 more  never made"

@@ -84,6 +84,11 @@ def test_keep_going_makes_what_does_not_depend_on_a_failure(project):
     ("import sys; sys.exit(3)", "recipe a failed (Ddfile:5): it called exit(3)"),
     ("import sys; return [{'x': sys.stdin.read() + str(1 / 0)}]", "ZeroDivisionError"),
     ("import datetime as d; return [{'x': d.date(2026, 1, 2)}, {'x': d.datetime(2026, 1, 2)}]", "mixes dates with dates and times"),
+    ("raise KeyboardInterrupt", "recipe a failed (Ddfile:5): KeyboardInterrupt"),
+    ("raise ValueError('m' * 5000)", "m … (the log has the rest)"),
+    ("import os; os.closerange(0, 3); return 1 / 0", "ZeroDivisionError"),
+    ("import os; os.dup2(os.open('/dev/full', os.O_WRONLY), 1); print('x'); return 1 / 0", "ZeroDivisionError"),
+    ("import sys; sys.stdout.close(); return 1 / 0", "ZeroDivisionError"),
     ("import os; os._exit(9)", "its process ended without a result (exit code 9)"),
 ])
 def test_what_a_recipe_must_not_give(project, body, told):
@@ -91,6 +96,8 @@ def test_what_a_recipe_must_not_give(project, body, told):
     assert result.code == 1
     assert told in result.output
     assert not (project.root / "a").exists()
+    if "_exit" not in body:
+        assert not list(project.root.glob(".ddmake/scratch/*")), "what it has half written may be what fills the disk"
 
 
 @pytest.mark.parametrize("path, body, told", [
@@ -135,6 +142,51 @@ def test_a_damaged_store_is_told_without_a_traceback(project):
     result = project.run()
     assert result.code == 1 and "Traceback" not in result.output
     assert "traces.db" in result.output and "move the file away" in result.output
+
+
+def test_a_store_that_is_a_file(project):
+    project.ddfile("@step('a')\ndef a():\n    yield {'x': 1}\n").write(".ddmake", "")
+    result = project.run()
+    assert result.code == 1 and ".ddmake is a file, and ddmake keeps a folder of that name. Move it away." in result.output
+
+
+def test_a_store_that_can_not_be_written_is_still_read(project):
+    """As on a full disk, or in somebody else's project: SQLite can't make its files beside the database."""
+    project.ddfile("@step('a')\ndef a():\n    yield {'x': 1}\n").make()
+    (project.root / ".ddmake" / "traces.db-shm").mkdir()
+    assert project.make("-n", "-v").verdicts() == {"a": "fresh"}
+    assert "a is fresh" in project.make("why", "a").output
+    (project.root / "a" / "state.json").unlink()
+    result = project.run("--restore")
+    assert result.code == 1 and "What it holds is kept. Its disk is full, or ddmake isn't allowed to write there." in result.output
+
+
+def test_logs_that_can_not_be_written_stop_no_job(project):
+    project.write(".ddmake/logs", "no folder")
+    project.ddfile("@step('a')\ndef a():\n    print('x')\n    yield {'x': 1}\n").make()
+    assert project.rows("a") == [{"x": 1}]
+
+
+def test_damaged_calls_are_told_with_the_remedy(project):
+    project.ddfile('generate("g", llm=llm("echo"), prompt="x", n=50)').make()
+    file = project.root / ".ddmake" / "calls.db"
+    head = file.read_bytes()[:16384]
+    file.write_bytes(head + b"x" * 60000)
+    for rest in project.root.glob(".ddmake/calls.db-*"):
+        rest.unlink()
+    result = project.run("--force")
+    assert result.code == 1 and "Traceback" not in result.output
+    assert "calls.db: database disk image is malformed. It is damaged: move the file away" in result.output
+    file.unlink()
+    project.make("--force")
+
+
+def test_a_run_goes_on_though_nobody_reads_what_it_prints(project):
+    project.ddfile("for i in range(5):\n    step(f'a{i}', i=i)(lambda *, i: [{'i': i}])\n")
+    head = project.command("-j", "1")
+    head.stdout.close()
+    head.wait(60)
+    assert set(project.run("-n", "-v").verdicts().values()) == {"fresh"}
 
 
 def test_independent_jobs_run_side_by_side(project):

@@ -54,6 +54,12 @@ CLEAN = {  # what is no mistake
         def a(*, names):
             return [{"x": name} for name in names]
     ''',
+    "a heavy package in a recipe": '''
+        @step("a")
+        def a():
+            import torch
+            return [{"x": torch.__version__}]
+    ''',
     "braces that stand for something": '''
         a = generate("a", llm=llm("echo"), n=1, prompt="{{ topic }} {other} " + f"{topic}" + '{"count": 1}', variables={"topic": 1})
         shell("b.txt", {"topic": a}, cmd="cat {topic} > {output}")
@@ -120,6 +126,7 @@ FINDINGS = {  # name: (Ddfile, (kind, place, what it is about))
                                   ("forgotten f", "Ddfile:10", "prompt of a holds {count}")),
     "a forgotten f in an argument": ('@step("a", text="about {topic}")\ndef a(*, text): return [{"x": text}]',
                                      ("forgotten f", "Ddfile:10", "text of a holds {topic}")),
+    "a heavy package at the top": ("from transformers import AutoTokenizer", ("slow top level", "Ddfile:10", "transformers is imported")),
     "a template that nobody uses": ("", ("unused template", "templates/more/old.j2", "no rule uses it")),
     "a recipe that nobody uses": ('@step\ndef never(rows): return rows', ("unused recipe", "Ddfile:10", "no rule uses the recipe never")),
     "a rule that no alias needs": ('''

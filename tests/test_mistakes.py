@@ -1,5 +1,9 @@
 """Every mistake is one sentence with its place, a name and a remedy, exit code 2, and nothing runs."""
 
+import json
+import subprocess
+import sys
+
 import pytest
 
 ROWS = "@step('data/a')\ndef a():\n    yield {'x': 1}\n"
@@ -32,7 +36,7 @@ MISTAKES = {
                                 "Ddfile:4: the input 'in/{n}' has a brace in it, and n is a variable here: did you forget the f?"),
     "two rules for one path": (ROWS + ROWS.replace("def a", "def b"), [], "Ddfile:6: data/a is made by the rule at Ddfile:3 already"),
     "one output inside another": (ROWS + ROWS.replace("data/a", "data/a/b"), [],
-                                  "Ddfile:6: data/a/b lies inside data/a, which the rule at Ddfile:3 makes."),
+                                  "Ddfile:6: data/a/b lies inside data/a, which the rule at Ddfile:3 makes. Give one of them another path."),
     "output outside of the project": (ROWS.replace("data/a", "../a"), [], "Ddfile:3: the output '../a' must lie in the Ddfile's folder"),
     "cycle": ("@step('a', 'b')\ndef a(b):\n    yield {}\n@step('b', 'a')\ndef b(a):\n    yield {}", [], "a cycle: a -> b -> a."),
     "missing template": ("generate('a', llm=llm('echo'), prompt=template('twet.j2'), n=1)", [],
@@ -79,7 +83,23 @@ MISTAKES = {
     "alias of nothing": (ROWS + "alias('x', 'data/b')", [], "Ddfile:6: the alias 'x' names 'data/b', which no rule in Ddfile makes."),
     "rule option as a recipe's parameter": ("@step('a')\ndef a(*, gpus=1):\n    yield {}", [], "recipe a has a parameter 'gpus'"),
     "recipe with *args": ("@step('a', 'b')\ndef a(*rows):\n    yield {}", [], "recipe a takes *rows; name each input and argument instead."),
+    "no outputs": ("jsonl()", [], "Ddfile:3: jsonl takes first the path that it makes: jsonl('data/…', …)."),
+    "rule option, misspelt": ("@step('a', cpu=2)\ndef a():\n    yield {}", [], "Ddfile:3: a has no argument 'cpu'. Did you mean 'cpus'?\n"),
+    "knob of no plain type": ("config(n=object())", [], "Ddfile:3: the knob 'n' can't be object"),
+    "glob among the inputs": ("@step('a', 'raw/*.txt')\ndef a(rows):\n    yield {}", [], "Ddfile:3: the input 'raw/*.txt' is a glob, and an input is one path."),
+    "recipe that isn't imported": ("del split\nsplit('d', 'x')", [], "NameError: name 'split' is not defined. Do: from ddmake.rules import split"),
+    "module, misspelt": ("import ddmake.rule", [], "ModuleNotFoundError: No module named 'ddmake.rule'. Did you mean 'ddmake.rules'?"),
+    "module that isn't installed": ("import pandaz", [], "No module named 'pandaz'. Install it, or put it beside the Ddfile"),
+    "exit": ("import sys\nsys.exit(1)", [], "Ddfile:4: exit() is called; a Ddfile only declares rules."),
+    "command, misspelt": (ROWS, ["verfy"], "No rule in Ddfile makes 'verfy'. Did you mean 'verify'?"),
+    "name of nothing": (ROWS, ["xyz"], "No rule in Ddfile makes 'xyz'. What there is: ddmake list"),
+    "option, misspelt": (ROWS, ["--dryrun"], "No such option '--dryrun'. Did you mean '--dry-run'? See: ddmake --help"),
+    "no jobs at once": (ROWS, ["-j", "0"], "0 is not in the range x>=1. See: ddmake --help"),
+    "option of another command": (ROWS, ["list", "--resample"], "No such option '--resample'. See: ddmake list --help"),
+    "option without its value": (ROWS, ["list", "--into"], "Option '--into' requires an argument."),
+    "--only without a target": (ROWS, ["--only"], "--only needs a target: ddmake --only TARGET."),
     "syntax error": ("def (:", [], "Ddfile:3: invalid syntax: def (:"),
+    "zero bytes": ("\0", [], "Ddfile: source code string cannot contain null bytes\n"),
     "name error": ("generat('a')", [], "Ddfile:3: NameError: name 'generat' is not defined. Did you mean 'generate'?"),
     "unknown recipe imported": ("from ddmake.rules import transfrm", [], "Ddfile:3: ImportError: ddmake.rules has no 'transfrm'. Did you mean 'transform'?"),
     "missing source, asked for by name": ("jsonl('b', 'x.jsonl')", ["b"], "Ddfile:3: b needs x.jsonl, which isn't there and which no rule makes."),
@@ -112,3 +132,42 @@ def test_a_ddfile_that_raises_is_told_by_its_own_line(project):
     result = project.ddfile("import helper\nhelper.boom()").run()
     assert result.output == "helper.py:2: ValueError: no luck\n"
     assert result.code == 2
+
+
+def test_a_ddfile_in_a_folder_above_or_of_nearly_this_name_is_named(project):
+    project.ddfile("")
+    (project.root / "a" / "b").mkdir(parents=True)
+    below = type(project)(project.root / "a" / "b")
+    assert below.run().output == "There is no Ddfile here. Did you mean '../../Ddfile'? Name another with -f FILE.\n"
+    below.write("ddfile.py", "")
+    assert below.run().output == "There is no Ddfile here. Did you mean 'ddfile.py'? Name another with -f FILE.\n"
+
+
+def test_what_a_ddfile_prints_is_kept_out_of_what_ddmake_prints(project):
+    project.ddfile("print('noise')\n" + ROWS)
+    done = subprocess.run([sys.executable, "-m", "ddmake", "-n", "--json"], cwd=project.root, capture_output=True, text=True)
+    assert json.loads(done.stdout)["rules"][0]["targets"] == ["data/a"]
+    assert done.stderr == "noise\n"
+
+
+@pytest.mark.parametrize("text, told", [
+    ("", "declares no rules."),
+    ("@step('{lang}/a')\ndef a():\n    yield {}", "has patterns only. Name a path that one makes, as in ddmake '{lang}/a'."),
+])
+def test_a_ddfile_that_makes_nothing_is_told(project, text, told):
+    project.ddfile(text)
+    assert project.make("-n").output == project.make().output == f"0 fresh. Nothing to do: Ddfile {told}\n"
+
+
+def test_a_templates_unknown_variable_gets_the_nearest_column(project):
+    project.ddfile("@step('a')\ndef a():\n    yield {'question': 'x'}\n"
+                   "transform('b', a, llm=llm('echo'), prompt='{{ qestion }}')")
+    assert "'qestion' is undefined. Did you mean 'question'? Its row has: question." in project.run().output
+
+
+def test_a_failure_says_how_to_make_the_rest(project):
+    rule = "@step('{0}')\ndef {0}():\n    {1}\n"
+    project.ddfile(rule.format("a", "1 / 0") + rule.format("b", "yield {'x': 1}"))
+    told = "1 target not run that could be: ddmake -k goes on after a failure."
+    assert told in project.run("-j", "1").output
+    assert told not in project.run("-j", "1", "-k").output

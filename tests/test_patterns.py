@@ -154,3 +154,14 @@ def test_mistake(project, name):
     result = project.ddfile(text).run(*args)
     assert expected in result.output
     assert (result.code, len(result.output.splitlines())) == (2, 1)
+
+
+@pytest.mark.parametrize("name", ["*/tweets", "?r/tweets", "{lang}/tweets"])
+def test_a_glob_is_no_value_of_a_wildcard(languages, name):
+    result = languages.ddfile(LANGUAGES).run("-n", name)
+    assert (result.code, result.output) == (2, f"No rule in Ddfile makes '{name}'. What there is: ddmake list\n")
+
+
+def test_list_names_patterns(languages):
+    output = languages.ddfile(LANGUAGES).make("list").output
+    assert output.splitlines()[-2:] == ["pattern  {lang}/abstracts  jsonl", "pattern  {lang}/tweets     tweets"]

@@ -62,7 +62,7 @@ def test_mistakes_are_told_when_the_ddfile_loads(project, declared, told):
     ("cat > {output}; test -s {output}", "the command ended with exit code 1"),
 ])
 def test_a_failing_command(project, cmd, told):
-    result = project.ddfile(f'shell("o.txt", [], cmd="""{cmd}""")').run()
+    result = project.ddfile(f'shell("o.txt", [], cmd="""true {{output}}; {cmd}""")').run()
     assert result.code == 1 and told in result.output and "log: .ddmake/logs/o.txt/" in result.output
     assert "Traceback" not in result.output + project.logs()
     assert not (project.root / "o.txt").exists()
@@ -86,6 +86,11 @@ def test_only_the_declared_environment_is_there(project, monkeypatch):
 def test_a_command_is_killed_with_all_that_it_started(project):
     import psutil
 
-    project.ddfile('shell("o.txt", [], cmd="sleep 4711 & sleep 4711", time="1s")')
+    project.ddfile('shell("o.txt", [], cmd="sleep 4711 & sleep 4711 # {output}", time="1s")')
     assert project.run().code == 1
     assert not [p for p in psutil.process_iter(["cmdline"]) if "4711" in (p.info["cmdline"] or [])]
+
+
+def test_a_command_that_makes_nothing_is_told_when_the_ddfile_loads(project):
+    result = project.ddfile('shell("a.txt", {}, cmd="echo hello")').run("-n")
+    assert result.code == 2 and "Ddfile:3: shell: cmd has no {output}: write it where the result goes." in result.output

@@ -207,10 +207,20 @@ def test_an_effect_is_never_restored(project):
     project.ddfile(EFFECT).make()
     project.make("text=two")
     project.make("text=two")
-    assert "does something outside" in project.run("-n", "published.txt").why("published.txt") or True
+    assert project.run("-n", "data.txt").verdicts() == {"data.txt": "restore"}
+    project.make("data.txt")
+    assert "made before; it does something outside, and isn't restored" in project.run("-n").why("published.txt")
     project.make()
     assert (project.root / "world.txt").read_text() == "one two one "
     assert set(project.run("-n", "-v").verdicts().values()) == {"fresh"}
+
+
+def test_what_an_effect_left_behind_is_put_right_and_the_effect_not_done_again(project):
+    project.ddfile(EFFECT).make()
+    (project.root / "published.txt").write_text("mine")
+    assert project.run("-n", "--restore").verdicts()["published.txt"] == "restore"
+    project.make("--restore")
+    assert (project.root / "published.txt").read_text() == "done" and (project.root / "world.txt").read_text() == "one "
 
 
 BY_HAND = """
@@ -418,3 +428,15 @@ def test_a_project_moved_with_its_store_is_fresh_and_paths_are_not_in_keys(proje
     for path in elsewhere.root.glob("*.txt"):
         os.utime(path)
     assert set(elsewhere.run("-n", "-v").verdicts().values()) == {"fresh"}
+
+
+def test_a_secret_is_handed_on_and_counts_for_nothing(project, monkeypatch):
+    project.ddfile("@step('a', env=['HF_TOKEN', 'MOOD'])\ndef a():\n    import os\n    yield {'n': len(os.environ['HF_TOKEN'])}\n")
+    monkeypatch.setenv("HF_TOKEN", "hf_s3cret")
+    project.make()
+    monkeypatch.setenv("HF_TOKEN", "hf_rotated")
+    assert project.run("-n", "-v").verdicts() == {"a": "fresh"}
+    kept = b"".join(path.read_bytes() for path in (project.root / ".ddmake").rglob("*") if path.is_file())
+    assert b"hf_s3cret" not in kept
+    monkeypatch.setenv("MOOD", "wild")
+    assert project.run("-n").why("a") == "environment variable MOOD unset -> wild"

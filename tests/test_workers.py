@@ -38,6 +38,9 @@ LEAVES = {
     "a changed folder": "os.chdir('/')",
     "a changed environment": "os.environ['NEW'] = '1'; os.environ.pop('HOME')",
     "closed streams": "sys.stdout.close(); sys.stderr.close(); os.close(1)",
+    "lost streams": "os.closerange(0, 3); sys.stdout = sys.stderr = None",
+    "closed numbers": "os.close(0); os.close(1); os.close(2)",
+    "limits": "sys.setrecursionlimit(900); resource.setrlimit(resource.RLIMIT_NOFILE, (80, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))",
     "a signal handler": "signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.signal(signal.SIGINT, signal.SIG_IGN); signal.alarm(1)",
     "a path of modules": "sys.path.insert(0, '/nowhere')",
     "a mask": "os.umask(0o777)",
@@ -48,7 +51,7 @@ LEAVES = {
 @pytest.mark.parametrize("left", LEAVES)
 def test_what_a_job_changes_of_its_process_is_put_back(project, left):
     project.ddfile(f"""
-        import os, random, signal, sys, json, time
+        import os, random, resource, signal, sys, json, time
 
         def state():
             import numpy
@@ -57,7 +60,8 @@ def test_what_a_job_changes_of_its_process_is_put_back(project, left):
             seeded = draws[0] == random.Random(1).random() or draws[1] == numpy.random.RandomState(1).rand()
             umask = os.umask(0)
             os.umask(umask)
-            return dict(cwd=os.getcwd(), env=json.dumps(dict(os.environ)), path=sys.path[:3], handlers=handlers, mask=umask, seeded=seeded)
+            return dict(cwd=os.getcwd(), env=json.dumps(dict(os.environ)), path=sys.path[:3], handlers=handlers, mask=umask, seeded=seeded,
+                        limits=[sys.getrecursionlimit(), *resource.getrlimit(resource.RLIMIT_NOFILE)])
 
         @step("a.jsonl")
         def a():
@@ -143,6 +147,41 @@ def test_a_killed_worker_fails_its_job_alone(project):
     assert "killed.jsonl: its process ended without a result (killed by SIGKILL)" in result.output
     assert project.lines("a.jsonl") != project.lines("b.jsonl")
     assert not workers(project.root)
+
+
+@pytest.mark.parametrize("closed", ["0, 3", "1, 3", "2, 3", "0, 1"])
+def test_a_job_that_fails_with_its_streams_closed_harms_no_other(project, closed):
+    project.ddfile(f"""
+        import os, subprocess
+        @step("a.jsonl")
+        def a():
+            os.closerange({closed})
+            raise ValueError("boo")
+
+        @step("b.jsonl")
+        def b():
+            print("printed", flush=True)
+            subprocess.run("echo heard; echo seen >&2", shell=True)
+            yield {{"read": os.read(0, 5).decode()}}
+    """)
+    assert "recipe a failed (Ddfile:8): ValueError: boo" in project.run("-k", "-j", "1").output
+    assert project.lines("b.jsonl") == [{"read": ""}]
+    assert next(project.root.glob(".ddmake/logs/b.jsonl/*.log")).read_text() == "printed\nheard\nseen\n"
+
+
+def test_a_process_that_can_not_be_put_back_takes_no_further_job(project):
+    project.ddfile("""
+        import os, signal
+        @step("a.jsonl")
+        def a():
+            os.umask = None
+            yield {"pid": os.getpid()}
+
+        @step("b.jsonl", a)
+        def b(file):
+            yield {"pid": os.getpid()}
+    """).make("-j", "1")
+    assert project.lines("a.jsonl") != project.lines("b.jsonl")
 
 
 def test_a_fork_that_comes_back_does_nothing(project):
@@ -233,3 +272,32 @@ def test_workers_die_with_their_head(project):
 def test_nobody_is_left_when_a_run_has_ended(project):
     project.ddfile("@step('a')\ndef a():\n    yield {'x': 1}\n").make()
     assert not workers(project.root)
+
+
+def test_what_one_job_has_cached_is_no_answer_for_the_next(project):
+    project.write("n.txt", "1")
+    project.ddfile("""
+        from functools import cache
+        from pathlib import Path
+
+        @cache
+        def number():
+            return int(Path("n.txt").read_text())
+
+        class Box:
+            @staticmethod
+            @cache
+            def number():
+                return int(Path("n.txt").read_text())
+
+        @step("a.jsonl")
+        def a():
+            n = number() + Box.number()
+            Path("n.txt").write_text("2")
+            yield {"n": n}
+
+        @step("b.jsonl", a)
+        def b(file):
+            yield {"n": number() + Box.number()}
+    """).make("-j", "1")
+    assert project.lines("a.jsonl") == [{"n": 2}] and project.lines("b.jsonl") == [{"n": 4}]

@@ -29,10 +29,16 @@ def columns_after(columns: list[str] | None, steps: Steps) -> list[str] | None:
 
 def columns_read(steps: Steps) -> list[str] | None:
     """Return the columns of the source that a view can depend on, None for all."""
+    names: dict[str, str] = {}  # the source's, by those that columns were renamed to
+    exploded: list[str] = []
     for verb, args in steps:
         if verb == "select":
-            return list(args)
-        if verb not in ("take", "skip", "shuffle", "shard"):
+            return list(dict.fromkeys([*(names.get(name, name) for name in args), *exploded]))
+        if verb == "rename":
+            names |= {new: names.pop(old, old) for old, new in args[0].items()}
+        elif verb == "explode":
+            exploded.append(names.get(args[0], args[0]))
+        elif verb not in ("take", "skip", "shuffle", "shard"):
             return None
     return None
 

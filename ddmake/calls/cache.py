@@ -11,6 +11,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -102,18 +103,22 @@ class Calls:
                 self.db.execute("DELETE FROM calls WHERE key = ?", (row[0],))
 
     def _write(self) -> None:
-        db, open_ = sqlite3.connect(self.path, timeout=60, isolation_level=None), True
-        db.execute("PRAGMA synchronous=NORMAL")
-        while open_:
-            rows, open_ = self._collect()
-            try:
+        """Commit answers as they come; what goes wrong is told by the next `put`, or by `close`."""
+        try:
+            self._commit()
+        except sqlite3.Error as error:
+            self._failed = error
+
+    def _commit(self) -> None:
+        with closing(sqlite3.connect(self.path, timeout=60, isolation_level=None)) as db:
+            db.execute("PRAGMA synchronous=NORMAL")
+            open_ = True
+            while open_:
+                rows, open_ = self._collect()
                 if rows:
                     db.execute("BEGIN IMMEDIATE")
                     db.executemany(f"INSERT OR IGNORE INTO calls ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
                     db.execute("COMMIT")
-            except sqlite3.Error as error:
-                self._failed, open_ = error, False
-        db.close()
 
     def _collect(self) -> tuple[list[tuple], bool]:
         """Wait for an answer, then for those of the next 50 ms; return them, and whether more may come."""

@@ -14,7 +14,8 @@ import click
 from ddmake.cli.show import rows, table
 from ddmake.ddfile.load import load
 from ddmake.ddfile.workflow import Workflow
-from ddmake.engine.plan import Plan, Planner, Verdict
+from ddmake.engine.plan import Planner
+from ddmake.engine.verdicts import Plan, Verdict
 from ddmake.fingerprint import hashes
 from ddmake.store import Store, open_store
 from ddmake.store.traces import Trace

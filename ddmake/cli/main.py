@@ -1,5 +1,6 @@
 """`ddmake`: make by default, commands by name."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -53,7 +54,13 @@ class Commands(click.Group):
         except DdmakeError as error:
             _fail(str(error), error.exit_code)
         except click.UsageError as error:
-            _fail(f"{error.format_message()} See: {error.ctx.command_path if error.ctx else 'ddmake'} --help", error.exit_code)
+            name = error.ctx.info_name if error.ctx else DEFAULT
+            _fail(f"{error.format_message()} See: ddmake {'' if name == DEFAULT else f'{name} '}--help", error.exit_code)
+        except BrokenPipeError:  # `ddmake … | head`: nobody reads on, which is no failure of ours
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            sys.exit(141)
+        except UnicodeEncodeError as error:
+            _fail(f"{ascii(error.object[error.start:error.end])} can't be printed here. Set LANG to a UTF-8 locale.", 1)
         except OSError as error:
             _fail(f"{error.filename or 'ddmake'}: {error.strerror or error}", 1)
         except Exception as error:
@@ -109,8 +116,9 @@ def _one_of(**given: bool) -> Any:
 
 def quiet_exit(code: int) -> NoReturn:
     """End without waiting for threads or atexit hooks of libraries: all that counts is committed."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # closed before ddmake began
+            stream.flush()
     sys.exit(code)
 
 

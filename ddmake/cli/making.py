@@ -16,8 +16,9 @@ from ddmake.cli.progress import observer
 from ddmake.ddfile.load import load
 from ddmake.ddfile.workflow import Workflow
 from ddmake.engine import hub, resources
-from ddmake.engine.plan import Plan, Planner, Wishes
+from ddmake.engine.plan import Planner
 from ddmake.engine.run import Run
+from ddmake.engine.verdicts import Plan, Wishes
 from ddmake.errors import DdfileError
 from ddmake.executors.local import Local
 from ddmake.executors.machine import Machine, this_machine

@@ -83,10 +83,13 @@ class Process:
     def _begin(self, folder: str, log: str) -> None:
         """Go to a job's folder, and send what is printed to its log."""
         file = _opened(log)
+        for number in (1, 2):
+            os.dup2(file, number)
         os.dup2(self._nothing, 0)
-        os.dup2(file, 1)
-        os.dup2(file, 2)
-        os.close(file)
+        if file > 2:
+            os.close(file)
+        else:  # the job before has closed standard streams, and the log took the place of one
+            os.set_inheritable(file, True)
         sys.stdin = open(0, closefd=False)
         sys.stdout, sys.stderr = self._streams = _Log(1), _Log(2)
         os.chdir(folder)

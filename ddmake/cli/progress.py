@@ -11,6 +11,7 @@ from ddmake.cli.show import duration, shortened
 from ddmake.ddfile.rule import Rule
 from ddmake.engine.run import Done, Observer
 
+STARTING = {"make": "making", "restore": "restoring", "adopt": "adopting"}
 QUIET = ("fresh", "not run", "manual")
 ENDING = "Finishing what is in flight; Ctrl-C again stops now."
 
@@ -18,7 +19,7 @@ ENDING = "Finishing what is in flight; Ctrl-C again stops now."
 @contextmanager
 def observer(jobs: int) -> Iterator[Observer]:
     """Give an observer of a run that fits where the output goes."""
-    if not sys.stdout.isatty():
+    if sys.stdout is None or not sys.stdout.isatty():
         yield Lines()
         return
     from rich.console import Console
@@ -37,26 +38,34 @@ class Lines:
 
     def started(self, rule: Rule, word: str) -> None:
         """Print that a job starts."""
-        click.echo(f"{'making' if word == 'make' else 'restoring'} {', '.join(rule.outputs.values())}")
+        _say(f"{STARTING[word]} {', '.join(rule.outputs.values())}")
 
     def progress(self, rule: Rule, done: int, total: int, note: str) -> None:
         """Print a remark, once."""
         if note and not done and not total and self.remarks.get(rule.label) != note:
             self.remarks[rule.label] = note
-            click.echo(f"{rule.label}: {note}")
+            _say(f"{rule.label}: {note}")
 
     def again(self, rule: Rule, told: str) -> None:
         """Print that a job is tried again."""
-        click.echo(f"trying again {', '.join(rule.outputs.values())}: {told}")
+        _say(f"trying again {', '.join(rule.outputs.values())}: {told}")
 
     def stopping(self) -> None:
         """Print that the run ends."""
-        click.echo(ENDING)
+        _say(ENDING)
 
     def ended(self, done: Done) -> None:
         """Print what became of a rule, unless it is nothing new."""
         if done.word not in QUIET:
-            click.echo(f"{done.word} {', '.join(done.rule.outputs.values())}")
+            _say(f"{done.word} {', '.join(done.rule.outputs.values())}")
+
+
+def _say(line: str) -> None:
+    """Print a line; a run goes on though nobody reads it any more."""
+    try:
+        click.echo(line)
+    except OSError:
+        pass
 
 
 class Display:

@@ -7,7 +7,7 @@ import click
 from ddmake.cli.show import count
 from ddmake.ddfile.workflow import Workflow
 from ddmake.engine import keeping
-from ddmake.engine.plan import Plan
+from ddmake.engine.verdicts import Plan
 from ddmake.store import Store
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ddmake.ddfile.workflow import Workflow
-from ddmake.engine.plan import Plan, Verdict
 from ddmake.engine.run import Done
+from ddmake.engine.verdicts import Plan, Verdict
 
 Row = Sequence[str]
 SHOWN = 40  # results told one by one after a run

@@ -12,7 +12,8 @@ import click
 from ddmake.cli.show import count, duration, table
 from ddmake.ddfile.load import load
 from ddmake.engine.audit import Report, audit
-from ddmake.engine.plan import Plan, Planner
+from ddmake.engine.plan import Planner
+from ddmake.engine.verdicts import Plan
 from ddmake.store import open_store
 
 ASIDE = ("fresh", "manual", "edited")  # verdicts that aren't told as stale; what was edited is told as wrong

@@ -17,7 +17,8 @@ from ddmake.ddfile.load import load
 from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.workflow import Workflow
 from ddmake.engine.changes import Change, changes
-from ddmake.engine.plan import Planner, Verdict
+from ddmake.engine.plan import Planner
+from ddmake.engine.verdicts import Verdict
 from ddmake.errors import DdfileError, DdmakeError
 from ddmake.store import Store, open_store
 from ddmake.store.traces import Trace

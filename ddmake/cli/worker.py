@@ -18,7 +18,7 @@ from ddmake.cli.process import Process
 from ddmake.ddfile.load import load
 from ddmake.ddfile.modules import forget
 from ddmake.ddfile.workflow import Workflow
-from ddmake.engine.watched import watched
+from ddmake.engine.watched import forget_answers, watched
 from ddmake.errors import DdfileError, DdmakeError, MissingExtra, PlanAgain, ProviderError
 from ddmake.store import Store, database, open_store
 
@@ -115,6 +115,7 @@ class Workshop:
 
         os.chdir(flow.root)
         sys.path[:] = self._path
+        forget_answers()
         outcome = perform(flow, self._files, self._store(flow), flow[job.target].rule, job.order, tell, lambda: self._load(job))
         return {"word": outcome.word, "trace": outcome.trace.id}
 

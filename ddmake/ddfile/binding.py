@@ -15,7 +15,7 @@ from ddmake.ddfile.shape import PLAIN, RESERVED, Shape, Take
 from ddmake.ddfile.specs import LLM
 from ddmake.ddfile.target import ROW_FILES, ModelName, Source, Target, View, suffix
 from ddmake.ddfile.template import Template
-from ddmake.errors import DdfileError
+from ddmake.errors import DdfileError, did_you_mean
 
 if TYPE_CHECKING:
     from ddmake.ddfile.recipe import Recipe
@@ -35,6 +35,7 @@ def declare(flow: "Workflow", recipe: "Recipe", outputs: Any, inputs: tuple[Any,
     shape.check_count(inputs)
     binder = Binder(flow, wildcards)
     given = {take.name: binder.input(value, take) for take, value in zip(shape.inputs, inputs)}
+    _check_observed(recipe, options, given)
     bound = binder.arguments(shape, rest)
     paths = output_paths(recipe, outputs, bound, flow.prefix)
     rule = Rule(recipe, paths, given, bound, options, here(), wildcards, binder.reads(), binder.models)
@@ -42,6 +43,14 @@ def declare(flow: "Workflow", recipe: "Recipe", outputs: Any, inputs: tuple[Any,
     for name, fits_patterns in binder.names:
         flow.note_name(name, fits_patterns, rule)
     return rule
+
+
+def _check_observed(recipe: "Recipe", options: Options, inputs: Mapping[str, Any]) -> None:
+    """Raise DdfileError for an input that is to be observed and isn't there."""
+    for name in options.observes:
+        if name not in inputs:
+            near = did_you_mean(name, inputs)
+            raise DdfileError(f"{here()}: observes names {name!r}, which is no input of {recipe.name}.{near}")
 
 
 def split_options(keywords: Mapping[str, Any], base: Options | None = None) -> tuple[Options, Mapping[str, Any]]:

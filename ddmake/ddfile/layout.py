@@ -36,6 +36,7 @@ def check(flow: "Workflow", unmade: Iterable[Read]) -> None:
                           f"{flow.targets[outer].rule.place} makes. Give one of them another path.")
     clear: set[str] = set()  # folders that no target lies above
     for read in unmade:
+        _refuse_glob(flow, read.source)
         for place in read.places:
             _check_source(flow, read.source, place, holding, clear)
 
@@ -47,6 +48,13 @@ def above(path: str) -> Iterator[str]:
         path = path[:at]
         yield path
         at = path.rfind("/")
+
+
+def _refuse_glob(flow: "Workflow", source: Source) -> None:
+    """Raise DdfileError for a source that is meant as a glob."""
+    if "*" in source.path and not (flow.root / source.path).exists():
+        raise DdfileError(f"{_reader(flow, source).place}: the input {source.path!r} is a glob, and an input is one path. Give a "
+                          "list of them: sorted(glob(…)).")
 
 
 def _check_source(flow: "Workflow", source: Source, place: str, holding: Mapping[str, str], clear: set[str]) -> None:

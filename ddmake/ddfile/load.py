@@ -92,8 +92,9 @@ def execute(flow: Workflow) -> None:
     except UnicodeDecodeError as error:
         raise DdfileError(f"{shown(str(flow.file))} isn't UTF-8: {error}.") from None
     except SyntaxError as error:
-        raise DdfileError(f"{shown(error.filename or str(flow.file))}:{error.lineno}: {error.msg}: "
-                          f"{(error.text or '').strip()}") from None
+        line = f":{error.lineno}" if error.lineno else ""  # there is none where the file holds no text
+        text = f": {error.text.strip()}" if error.text else ""
+        raise DdfileError(f"{shown(error.filename or str(flow.file))}{line}: {error.msg}{text}") from None
     except SystemExit as error:
         raise DdfileError(f"{_place(flow, error.__traceback__)}: exit() is called; a Ddfile only declares rules.") from None
     except Exception as error:

@@ -91,14 +91,13 @@ class Template:
     @cached_property
     def _texts(self) -> dict[str, str]:
         """Return the texts of this template and of all that it includes, extends or imports, by name."""
-        from jinja2 import meta, nodes
+        from jinja2 import meta
 
         found: dict[str, str] = {self.name or "": self.text}
         waiting = [self.text]
         while waiting:
             tree = self._parse(waiting.pop())
-            optional = {i.template.value for i in tree.find_all(nodes.Include)
-                        if i.ignore_missing and isinstance(i.template, nodes.Const)}
+            optional = self._optional(tree)
             for name in meta.find_referenced_templates(tree):
                 if name in optional and name not in _environment(self.folder).list_templates():
                     continue
@@ -109,15 +108,35 @@ class Template:
                     waiting.append(found[name])
         return found
 
+    def _optional(self, tree: "nodes.Template") -> set[str]:
+        """Return the names that a template includes only if they are there: what is missing, or the others of a list."""
+        from jinja2 import nodes
+
+        found: set[str] = set()
+        for include in tree.find_all(nodes.Include):
+            given = include.template
+            named = [item.value for item in given.items if isinstance(item, nodes.Const)] if hasattr(given, "items") else []
+            there = set(named) & set(_environment(self.folder).list_templates())
+            found.update(named if include.ignore_missing or there else ())
+            found.update({given.value} if include.ignore_missing and isinstance(given, nodes.Const) else ())
+        return found
+
     @cached_property
     def variables(self) -> frozenset[str]:
-        """Return the names that the template and those it includes read and don't set."""
+        """Return the names that the template and those it includes read and don't set.
+
+        A template sees what the one that includes it has set, and a block what its template sets outside of blocks.
+        """
         from jinja2 import meta
 
         from ddmake.ddfile.jinja import MARK
 
-        names = (meta.find_undeclared_variables(self._parse(text)) for text in self._texts.values())
-        return frozenset().union(*names) - {MARK, *_environment(self.folder).globals}
+        trees = [self._parse(text) for text in self._texts.values()]
+        found = set()
+        for tree in trees:
+            around = set().union(*(_bound(other) for other in trees if other is not tree))
+            found |= meta.find_undeclared_variables(tree) - set().union(*map(_bound, tree.body)) - around
+        return frozenset(found - {MARK, *_environment(self.folder).globals})
 
     def need(self, known: Sequence[str] | None) -> None:
         """Raise DdfileError where a variable isn't among the known columns; None: they aren't known."""
@@ -190,6 +209,24 @@ def _environment(folder: Path | None) -> Any:
     from ddmake.ddfile.jinja import environment
 
     return environment(folder)
+
+
+def _bound(part: "nodes.Node") -> set[str]:
+    """Return the names that a part of a template binds; of a loop at its top none, since they end with it."""
+    from jinja2 import nodes
+
+    found: set[str] = set()
+    whole = isinstance(part, nodes.Template)
+    for one in [part, *part.find_all((nodes.Import, nodes.FromImport, nodes.Macro, nodes.Name) if whole else nodes.Name)]:
+        if isinstance(one, nodes.FromImport):
+            found.update(name if isinstance(name, str) else name[1] for name in one.names)
+        elif isinstance(one, nodes.Import):
+            found.add(one.target)
+        elif isinstance(one, nodes.Macro):
+            found.add(one.name)
+        elif isinstance(one, nodes.Name) and one.ctx != "load" and (whole or isinstance(part, nodes.Assign | nodes.AssignBlock)):
+            found.add(one.name)
+    return found
 
 
 def _turns(pieces: list[str]) -> Iterator[dict[str, str]]:

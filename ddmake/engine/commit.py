@@ -10,7 +10,7 @@ from typing import Any
 from ddmake.artifacts import stage
 from ddmake.artifacts.digest import digest
 from ddmake.ddfile.rule import Rule
-from ddmake.engine.plan import Verdict
+from ddmake.engine.verdicts import Verdict
 from ddmake.fingerprint import hashes
 from ddmake.store import Store
 from ddmake.store.files import Manifest, manifest_of

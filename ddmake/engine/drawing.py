@@ -7,7 +7,7 @@ bends in each of them, layers are ordered by the mean place of their neighbours.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ddmake.engine.plan import Plan
+from ddmake.engine.verdicts import Plan
 
 SWEEPS = 6  # over all layers, to and fro
 GAP_X, GAP_Y, BEND = 70.0, 22.0, 10.0  # points between layers, between boxes of one; the height that a bend takes

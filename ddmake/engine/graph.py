@@ -15,6 +15,8 @@ from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.workflow import Workflow
 from ddmake.errors import DdfileError
 
+SHOWN = 12  # rules of a cycle that are shown
+
 
 class Graph:
     """The rules of a workflow that some targets need, in an order in which they can be made.
@@ -126,7 +128,10 @@ class Graph:
         path = [self._rules[number] for number, group in around if group < 0]
         first = min(range(len(path)), key=lambda at: self._numbers[path[at]])
         path = [*path[first:], *path[:first + 1]]
-        told = " -> ".join(rule.label for rule in path)
+        names = [rule.label for rule in path]
+        if len(names) > SHOWN:
+            names[SHOWN // 2:-SHOWN // 2] = [f"{len(names) - SHOWN:,} more"]
+        told = " -> ".join(names)
         raise DdfileError(f"{path[0].place}: a cycle: {told}. Each is made of the one before it; take one input away.")
 
 

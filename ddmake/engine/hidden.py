@@ -55,7 +55,8 @@ class Scope:
     def hidden(self, path: ast.expr) -> bool:
         """Tell whether a path is made of nothing that was given, and of something that is written."""
         parts = list(self._parts(path))
-        given = any(isinstance(part, ast.Name) and (part.id in self.given or self.name(part).startswith("tempfile")) for part in parts)
+        names = [part for part in parts if isinstance(part, ast.Name)]
+        given = any(part.id in self.given or self.name(part).startswith("tempfile") for part in names)
         written = any(isinstance(part, ast.Constant) and isinstance(part.value, str) for part in parts)
         return written and not given
 

@@ -1,6 +1,7 @@
 """What a job is made of, as a readable dict: its hash is the key, and the difference of two is the reason."""
 
 import os
+import re
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -24,6 +25,8 @@ from ddmake.fingerprint import hashes
 from ddmake.fingerprint.code import Codes
 
 SCHEMA = 2  # raised when the same recipe would get another key
+SECRET = re.compile(r"(^|_)(API)?(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(_|$)", re.IGNORECASE)  # never in a key
+CONTAINERS = (list, dict, tuple, set, frozenset, bytes)
 LONG = 8  # an input list of so many items is hashed apart, once for all that read it
 
 Ingredients = dict[str, Any]
@@ -114,7 +117,7 @@ class Reader:
         if options.packages:
             made["packages"] = {name: _version(rule, name) for name in sorted(options.packages)}
         if options.env:
-            made["env"] = {name: os.environ.get(name) for name in sorted(options.env)}
+            made["env"] = {name: os.environ.get(name) for name in sorted(options.env) if not SECRET.search(name)}
         if epoch:
             made["epoch"] = epoch
         return made
@@ -129,15 +132,12 @@ class Reader:
     def _input(self, rule: Rule, value: Any, name: str) -> Any:
         if type(value) is Source:
             return self.identify(value, None)
-        if type(value) is list and not value:
-            return value
-        if type(value) not in (list, dict) or len(value) < LONG:
-            return self._value(value, name)
         if id(value) in self._lists:
             return self._lists[id(value)]
-        plain = type(value) is list and all(type(item) is Source for item in value)
-        told = [self.identify(item, None) for item in value] if plain else self._value(value, name)
-        if plain or type(value) is dict and all(type(item) is Source for item in value.values()):
+        held = value.values() if type(value) is dict else value if type(value) is list else (None,)
+        plain = all(type(item) is Source for item in held)
+        told = [self.identify(item, None) for item in value] if plain and type(value) is list else self._value(value, name)
+        if plain and len(value) >= LONG:
             self._lists[id(value)] = told
             for group in rule.reads:
                 self._of_group.setdefault(id(group), set()).add(id(value))
@@ -150,6 +150,8 @@ class Reader:
 
     def _special(self, value: Any) -> Any:
         """Return the canonical form of what Ddfiles are made of; NotImplemented for plain values."""
+        if type(value) in CONTAINERS:
+            return NotImplemented
         if isinstance(value, ModelName):
             value = self.flow.resolve(value)
         if isinstance(value, Source):

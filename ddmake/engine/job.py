@@ -3,12 +3,13 @@
 import fcntl
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ddmake.artifacts import stage
 from ddmake.ddfile.inputs import GIVEN
@@ -18,8 +19,9 @@ from ddmake.ddfile.workflow import Workflow
 from ddmake.engine import commit, recipes
 from ddmake.engine.ingredients import Reader
 from ddmake.engine.opening import Opener
-from ddmake.engine.plan import Planner, Verdict, digest_of
+from ddmake.engine.plan import Planner, digest_of
 from ddmake.engine.record import record_of
+from ddmake.engine.verdicts import Edited, Verdict
 from ddmake.engine.watched import watched
 from ddmake.errors import DdfileError, DdmakeError, PlanAgain
 from ddmake.fingerprint import hashes
@@ -40,7 +42,7 @@ class Order:
 
     key: str
     force: bool = False  # make it, be it fresh or not
-    edited: Literal["tell", "restore", "adopt"] = "tell"
+    edited: Edited = "tell"
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ def perform(flow: Workflow, files: Hashes, store: Store, rule: Rule, order: Orde
     with locked(store, [*rule.outputs.values(), f"key {order.key}"], tell):
         planner, verdict = _decide(flow, store, rule, order)
         if verdict.key != order.key:
-            raise PlanAgain(f"{rule.label}: the Ddfile, a template or a source changed during the run. Run ddmake again.")
+            raise PlanAgain(f"{rule.label}: the Ddfile, a template or a source changed during the run. Run ddmake again. "
+                            "(If nothing did, something at the Ddfile's top level differs each time it is loaded: ddmake lint.)")
         if verdict.word == "edited":
             raise DdmakeError(f"{rule.label}: {verdict.reason}.")
         if verdict.word == "fresh" and verdict.trace:
@@ -131,10 +134,11 @@ def _make(flow: Workflow, files: Hashes, store: Store, rule: Rule, planner: Plan
         stage.remove(place.parent)  # of a try that failed
         os.makedirs(place.parent)
     started, process = time.time(), os.getpid()
-    usage = _run(flow, store, rule, scratch, folder / "checkpoints", verdict.epoch, tell)
-    if os.getpid() != process:
-        os._exit(0)  # a recipe forked, and this is its child: what it made is its parent's to commit
-    outputs = commit.keep(store, scratch, rule)
+    with _half_goes(folder, scratch):
+        usage = _run(flow, store, rule, scratch, folder / "checkpoints", verdict.epoch, tell)
+        if os.getpid() != process:
+            os._exit(0)  # a recipe forked, and this is its child: what it made is its parent's to commit
+        outputs = commit.keep(store, scratch, rule)
     if _changed(flow, files, store, rule, planner):
         _check_again(reload, store, rule, str(verdict.key))
     record = {**record_of(flow, rule, planner, verdict, started, usage), "metrics": _metrics(rule, scratch)}
@@ -142,6 +146,21 @@ def _make(flow: Workflow, files: Hashes, store: Store, rule: Rule, planner: Plan
     trace = commit.commit(store, rule, verdict, _base(planner, verdict), fingerprint, outputs, record, texts, scratch)
     stage.remove(folder)
     return trace
+
+
+@contextmanager
+def _half_goes(folder: Path, scratch: dict[str, Path]) -> Iterator[None]:
+    """Remove what a job that fails has written so far, but for its checkpoints: it may be what has filled the disk."""
+    process = os.getpid()
+    try:
+        yield
+    except BaseException:
+        if os.getpid() == process:  # and not a child that the recipe forked
+            for place in scratch.values():
+                shutil.rmtree(place.parent, ignore_errors=True)
+            with suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def _run(flow: Workflow, store: Store, rule: Rule, scratch: dict[str, Path], checkpoints: Path, epoch: int,

@@ -5,9 +5,8 @@ key holds its inputs' digests, so an input that was made again with the same mea
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ddmake.artifacts import digest as artifacts
 from ddmake.artifacts.digest import Digest
@@ -21,75 +20,22 @@ from ddmake.engine.graph import Graph
 from ddmake.engine.ingredients import Ingredients, Keys, Reader, narrowed
 from ddmake.engine.reasons import reason
 from ddmake.engine.schema import Columns, columns_of
+from ddmake.engine.verdicts import NOTHING_MORE, Edited, Plan, Verdict, Wishes, Word
 from ddmake.errors import DdfileError, DdmakeError
 from ddmake.store import Store
 from ddmake.store.files import Manifest
 from ddmake.store.traces import Trace
 
-Word = Literal["fresh", "make", "restore", "adopt", "maybe", "waiting", "edited", "manual"]
 MANY = 100  # rules from which on the store is read as a whole
 HOLDING: tuple[Word, ...] = ("waiting", "edited", "maybe")  # how an input's verdict holds up its readers, the gravest first
 
 Held = tuple[int, str]  # how an input holds up its readers: 0 it isn't there, 1 waiting, 2 edited, 3 maybe; and the reason
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What is to be done about a rule, and why. Key and ingredients are there once its inputs are settled."""
-
-    rule: Rule
-    word: Word
-    reason: str = ""
-    key: str | None = None
-    ingredients: Ingredients | None = None
-    trace: Trace | None = None  # the result that is fresh or to be restored
-    epoch: int = 0  # the sample's number; more than 0 after --resample
-
-    @property
-    def listed(self) -> str:
-        """Return the word that lists say: what is made only when it is named isn't stale as long as nobody names it."""
-        return "manual" if self.rule.options.manual and self.word in ("make", "restore", "maybe") else self.word
-
-    @property
-    def settled(self) -> bool:
-        """Tell whether the digests of the outputs are known."""
-        return self.trace is not None and self.word in ("fresh", "restore")
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What the user asks for beyond bringing targets up to date."""
-
-    only: bool = False  # nothing but the rules that are named, on what lies there
-    until: tuple[str, ...] = ()  # of what is asked for, these and what they need
-    force: bool = False  # make what is named, be it fresh or not
-    resample: bool = False  # draw new answers for what is named
-    edited: Literal["tell", "restore", "adopt"] = "tell"  # what becomes of outputs that somebody has changed
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The verdicts on the rules that some targets need, in the order in which they can be made."""
-
-    graph: Graph
-    verdicts: list[Verdict]
-    epochs: dict[str, int] = field(default_factory=dict)  # sample epochs that a run raises, by first output
-
-    @property
-    def todo(self) -> list[Verdict]:
-        """Return the verdicts that a run would act on."""
-        return [v for v in self.verdicts if v.word in ("make", "restore", "adopt", "maybe")]
-
-    @property
-    def edited(self) -> bool:
-        """Tell whether somebody has changed an output."""
-        return any(v.word == "edited" for v in self.verdicts)
-
-
 class Planner:
     """Decides on the rules of one workflow, against one store."""
 
-    def __init__(self, flow: Workflow, store: Store, edited: Literal["tell", "restore", "adopt"] = "tell"):
+    def __init__(self, flow: Workflow, store: Store, edited: Edited = "tell"):
         self.flow, self.store, self.edited = flow, store, edited
         self.verdicts: dict[Rule, Verdict] = {}
         self.forced: set[Rule] = set()
@@ -104,7 +50,7 @@ class Planner:
         self._groups: dict[int, Held | None] = {}  # how a group of inputs holds up its readers, by the group's id
         self._standing: dict[Rule, list[Group]] = {}  # the long groups that a rule stands in
 
-    def plan(self, names: Iterable[str], wishes: Wishes = Wishes()) -> Plan:
+    def plan(self, names: Iterable[str], wishes: Wishes = NOTHING_MORE) -> Plan:
         """Return the plan for targets by name. Raises DdfileError for mistakes, and for a named target that must wait."""
         names = list(names)
         wanted = self.flow.select(names)
@@ -156,6 +102,9 @@ class Planner:
         if edit and self.edited == "tell":
             return Verdict(rule, "edited", f"{edit}; take it back with --restore, or keep it with --adopt", key, made_of)
         if edit and self.edited == "adopt":
+            lost = self._lost(rule, here)
+            if lost:
+                return Verdict(rule, "edited", f"{edit}, and {lost} is gone for good; make all anew with --restore", key, made_of)
             return Verdict(rule, "adopt", edit, key, made_of, here, epoch)
         if rule in self.forced:
             return Verdict(rule, "make", "forced", key, made_of, None, epoch)
@@ -166,14 +115,14 @@ class Planner:
     def _by_trace(self, rule: Rule, key: str, made_of: Ingredients, epoch: int, here: Trace | None, edit: str,
                   gone: bool) -> Verdict:
         """Return the verdict on a rule that isn't fresh, by what is recorded under its key."""
-        trace = here if here is not None and here.key == key else self._by_key(key)
+        trace = here if here is not None and here.key == key else self._by_key(key, rule.label)
         if trace is None:
             return Verdict(rule, "make", self._why(rule, made_of), key, made_of, None, epoch)
-        if rule.options.effect:
+        if rule.options.effect and not (edit and trace is here):  # what an effect left behind may be put right
             why = "deleted; it does something outside" if trace is here else "made before; it does something outside"
             return Verdict(rule, "make", f"{why}, and isn't restored", key, made_of, None, epoch)
         if all(self.store.objects.has(out["manifest"]) for out in trace.outputs.values()):
-            strange = self._strange(rule)
+            strange = self._strange(rule, trace)
             why = f"{edit}; it is put aside as .bak" if edit else f"made before; {strange}" if strange else \
                 "deleted" if gone else "made before"
             return Verdict(rule, "restore", why, key, made_of, trace, epoch)
@@ -307,8 +256,8 @@ class Planner:
             found = placed[0]
         return found
 
-    def _by_key(self, key: str) -> Trace | None:
-        return self.store.traces.by_key(key) if self._keys is None or key in self._keys else None
+    def _by_key(self, key: str, path: str) -> Trace | None:
+        return self.store.traces.by_key(key, path) if self._keys is None or key in self._keys else None
 
     def _look(self, rule: Rule, trace: Trace | None) -> tuple[str, bool]:
         """Return what of the outputs isn't as the trace says, or nothing, and whether one of them is gone."""
@@ -321,6 +270,12 @@ class Planner:
             changed = next(part for part in dict.fromkeys([*kept, *now]) if kept.get(part) != now.get(part))
             return f"{'/'.join(filter(None, [path, changed]))} isn't what was made", gone
         return "", gone
+
+    def _lost(self, rule: Rule, here: Trace | None) -> str:
+        """Return an output that is neither there nor kept, or nothing."""
+        kept = (self.store.files.exists(path) or here is not None and self.store.objects.has(here.outputs[name]["manifest"])
+                for name, path in rule.outputs.items())
+        return next((path for path, one in zip(rule.outputs.values(), kept) if not one), "")
 
     def _unfinished(self, rule: Rule) -> bool:
         """Tell whether a kill came while outputs of a rule were put into place."""
@@ -344,10 +299,12 @@ class Planner:
         except DdmakeError:
             return "changed; the record of what it was made of is damaged"
 
-    def _strange(self, rule: Rule) -> str:
+    def _strange(self, rule: Rule, coming: Trace | None = None) -> str:
         """Return what becomes of something that lies at an output and that ddmake didn't put there."""
-        for path in rule.outputs.values():
+        for name, path in rule.outputs.items():
             if path not in self._intents and self._at(path) is None and self.store.files.exists(path):
+                if coming is not None and self.store.files.manifest(path) == coming.outputs[name]["manifest"]:
+                    continue
                 return f"what lies at {path} isn't ddmake's and will be put aside as {path}.bak"
         return ""
 

@@ -29,8 +29,11 @@ def _differences(before: Ingredients, now: Ingredients) -> Iterator[str]:
         for name, old, new in _unlike(before.get(part, {}), now.get(part, {})):
             yield from tell(name, old, new)
     for part, noun in NOUNS.items():
-        for name, old, new in _unlike(before.get(part, {}), now.get(part, {})):
-            yield _changed(name if "/" in name else f"{noun} {name}", old, new)
+        was, is_now = before.get(part, {}), now.get(part, {})
+        for name, old, new in _unlike(was, is_now):
+            told = name if "/" in name else f"{noun} {name}"
+            both = name in was and name in is_now
+            yield _changed(told, old, new) if both else f"{told} is {'new' if name in is_now else 'gone'}"
     rest = [part for part in ("schema", "kind", "outputs") if before.get(part) != now.get(part)]
     yield from (f"{part} changed" for part in rest)
 
@@ -91,6 +94,9 @@ def _number(version: str) -> tuple[int, ...]:
 
 
 def _inputs(name: str, old: Any, new: Any) -> Iterator[str]:
+    if old is None or new is None:
+        yield f"input {name} is {'new' if old is None else 'gone'}"
+        return
     if not (isinstance(old, dict) and isinstance(new, dict)):
         yield from _items(f"input {name}", old, new, lambda path, was, now: _inputs(path.removeprefix("input "), was, now))
         return
@@ -104,10 +110,7 @@ def _inputs(name: str, old: Any, new: Any) -> Iterator[str]:
     elif "dict" in old and "dict" in new:
         was, now = _pairs(old), _pairs(new)
         for part, one, other in _unlike(was, now):
-            if part in was and part in now:
-                yield from _inputs(part, one, other)
-            else:
-                yield f"input {part} is {'new' if part in now else 'gone'}"
+            yield from _inputs(part, one, other)
         if was.keys() == now.keys() and list(was) != list(now):
             yield f"order of input {name} changed"
     elif "llm" in old and "llm" in new:
@@ -252,11 +255,13 @@ def _changed(path: str, old: Any, new: Any) -> str:
 
 
 def _word(value: Any) -> str:
-    return "unset" if value is None else str(value)
+    return "unset" if value is None else '""' if value == "" else str(value)
 
 
 FORMS = {"template": _template, "llm": _llm, "knobs": _knobs, "dict": _mapping, "fields": _object, "code": _holding,
          "member": _member, "set": _set}  # canonical forms that have words of their own
 TOLD = {"inputs": _inputs, "code": _code, "arguments": _values}
 NOUNS = {"packages": "package", "env": "environment variable", "wildcards": "wildcard"}
-PARTS = {"text": "code", "docs": "docstring", "name": "name", "hints": "type hints", "source": "source text"}  # of a piece of code
+PARTS = {  # of a piece of code
+    "text": "code", "docs": "docstring", "name": "name", "hints": "type hints", "source": "source text",
+}

@@ -107,4 +107,4 @@ def _told(rule: Rule, text: str, error: BaseException) -> str:
         print("".join(["Traceback (most recent call last):\n", *traceback.format_list(shown),
                        *traceback.format_exception_only(error)]), flush=True)
     place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else rule.place
-    return f"recipe {rule.recipe.name} failed ({place}): {text}"
+    return f"recipe {rule.recipe.name} failed ({place}): {text.removeprefix(f'{place}: ')}"

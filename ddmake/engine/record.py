@@ -14,7 +14,8 @@ from ddmake.ddfile.specs import LLM
 from ddmake.ddfile.target import ModelName, Source
 from ddmake.ddfile.workflow import Workflow
 from ddmake.engine import hub
-from ddmake.engine.plan import Planner, Verdict
+from ddmake.engine.plan import Planner
+from ddmake.engine.verdicts import Verdict
 
 
 def record_of(flow: Workflow, rule: Rule, planner: Planner, verdict: Verdict, started: float,

@@ -6,7 +6,7 @@ from ddmake.ddfile.binding import leaves
 from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.specs import LLM
 from ddmake.ddfile.target import ModelName, Source
-from ddmake.engine.plan import Plan
+from ddmake.engine.verdicts import Plan
 from ddmake.errors import DdfileError
 from ddmake.executors.base import Needs
 from ddmake.executors.machine import Machine

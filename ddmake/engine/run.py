@@ -15,8 +15,9 @@ from uuid import uuid4
 
 from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.workflow import Workflow
-from ddmake.engine.plan import Plan, Planner, Verdict
+from ddmake.engine.plan import Planner
 from ddmake.engine.resources import ANY, local_models, needs
+from ddmake.engine.verdicts import Plan, Verdict
 from ddmake.executors.base import Ended, Executor, Needs, Task
 from ddmake.fingerprint import hashes
 from ddmake.store import Store

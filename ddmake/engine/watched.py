@@ -26,17 +26,27 @@ def _templates(flow: Workflow) -> list[str]:
 def _modules(flow: Workflow) -> list[str]:
     """Return the files of the user's modules that are loaded."""
     beside = tuple({f"{file.parent}/" for file in flow.files})
-    return [file for file in _users(len(sys.modules), next(reversed(sys.modules))) if file.startswith(beside)]
+    return [file for _, file in _users(len(sys.modules), next(reversed(sys.modules))) if file.startswith(beside)]
+
+
+def forget_answers() -> None:
+    """Empty the caches of the users' functions (functools.cache): what one job has asked is no answer for the next."""
+    for name, _ in _users(len(sys.modules), next(reversed(sys.modules))):
+        for value in list(vars(sys.modules[name]).values()):
+            for held in (value, *vars(value).values()) if isinstance(value, type) else (value,):
+                clear = getattr(getattr(held, "__func__", held), "cache_clear", None)
+                if callable(clear):
+                    clear()
 
 
 @lru_cache(maxsize=1)
-def _users(count: int, newest: str) -> list[str]:
-    """Return the files of all modules of users; looked for anew when there are more modules than there were, or others."""
-    files = []
+def _users(count: int, newest: str) -> list[tuple[str, str]]:
+    """Return the users' modules with their files; looked for anew when there are more modules than there were, or others."""
+    found = []
     for name in [name for name in list(sys.modules) if name not in _strange]:
         file = getattr(sys.modules[name], "__file__", None)
         if is_users(file):
-            files.append(file)
+            found.append((name, file))
         else:
             _strange.add(name)
-    return files
+    return found

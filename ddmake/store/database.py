@@ -15,7 +15,7 @@ REMEDIES = {  # by what SQLite says
     "malformed": "It is damaged: move the file away to start without what it holds.",
     "not a database": "It is damaged: move the file away to start without what it holds.",
     "full": "What it holds is kept. Make room, then run ddmake again.",
-    "readonly": "What it holds is kept. ddmake has to be allowed to write there.",
+    "readonly": "What it holds is kept. Its disk is full, or ddmake isn't allowed to write there.",
     "unable to open": "ddmake has to be allowed to read and write it, and its folder.",
 }
 
@@ -23,7 +23,7 @@ Migration = Callable[["Database"], None]
 
 
 def connect(path: Path, migrations: Sequence[Migration], synchronous: str) -> sqlite3.Connection:
-    """Open a database, brought up to date, in WAL mode and in autocommit.
+    """Open a database, brought up to date, in WAL mode and in autocommit; one that can't be written is opened to be read.
 
     Raises DdmakeError for one that is damaged or was written by a newer ddmake.
     """
@@ -34,10 +34,26 @@ def connect(path: Path, migrations: Sequence[Migration], synchronous: str) -> sq
             _migrate(connection, path, migrations)
         connection.execute(f"PRAGMA synchronous={synchronous}")
     except sqlite3.DatabaseError as error:
-        raise DdmakeError(f"{path}: {told(error)}") from None
+        as_it_lies = _to_read(path, migrations) if isinstance(error, sqlite3.OperationalError) else None
+        if as_it_lies is None:
+            raise DdmakeError(f"{path}: {told(error)}") from None
+        return as_it_lies
     except (FileExistsError, NotADirectoryError):
         raise DdmakeError(f"{path.parent} is a file, and ddmake keeps a folder of that name. Move it away.") from None
     return connection
+
+
+def _to_read(path: Path, migrations: Sequence[Migration]) -> sqlite3.Connection | None:
+    """Open a database on a full disk, or one that mayn't be written, as it lies there.
+
+    Return None where that would leave out what another process, or one that was killed, has just written.
+    """
+    written = Path(f"{path}-wal")
+    if not path.is_file() or not path.stat().st_size or written.exists() and written.stat().st_size:
+        return None
+    uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    return connection if _version(connection) == len(migrations) else None
 
 
 def told(error: Exception) -> str:
@@ -92,4 +108,7 @@ class Transaction:
         self.db.execute("BEGIN IMMEDIATE")
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        self.db.execute("COMMIT" if kind is None else "ROLLBACK")
+        if kind is None:
+            self.db.execute("COMMIT")
+        elif self.db.in_transaction:  # SQLite itself takes back what a full disk has no room for
+            self.db.execute("ROLLBACK")

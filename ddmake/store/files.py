@@ -107,8 +107,13 @@ class Files:
     def _note(self, rows: list[tuple]) -> None:
         if not rows:
             return
-        with nullcontext() if len(rows) == 1 or self.db.in_transaction else Transaction(self.db):
-            self.db.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        part = self.db.in_transaction
+        try:
+            with nullcontext() if len(rows) == 1 or part else Transaction(self.db):
+                self.db.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        except sqlite3.OperationalError:  # the disk is full, or may only be read: what isn't remembered is read again
+            if part:
+                raise
         self._known.update({row[0]: row[1:] for row in rows})
 
 

@@ -142,9 +142,11 @@ class Traces:
         self.damaged: set[int] = set()  # numbers of rows that were left out
         self._known: dict[int, Trace] = {}  # the last traces that were read by their number; a trace never changes
 
-    def by_key(self, key: str) -> Trace | None:
-        """Return the newest sound trace with a key."""
-        return next(self._read("FROM traces WHERE key = ? ORDER BY id DESC", (key,)), None)
+    def by_key(self, key: str, path: str = "") -> Trace | None:
+        """Return the sound trace with a key that was last placed at a path, else the newest one."""
+        what = ("FROM traces LEFT JOIN placed_before ON placed_before.trace = traces.id AND placed_before.path = ? "
+                "WHERE key = ? ORDER BY placed_before.id DESC, traces.id DESC")
+        return next(self._read(what, (path, key)), None)
 
     def by_base(self, base: str) -> Trace | None:
         """Return the newest sound trace of a recipe on these inputs, whatever its sample epoch."""
