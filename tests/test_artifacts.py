@@ -80,3 +80,18 @@ def test_values_that_share_no_type_are_refused(tmp_path):
     with pytest.raises(RecipeFailed, match="don't agree"):
         rows.write(data, tmp_path / "set")
     assert list(tmp_path.iterdir()) == [], "nothing half-written is left"
+
+
+def test_a_dataset_is_kept_as_its_save_to_disk_keeps_it(tmp_path):
+    """Labels, nested columns, picked and shuffled rows, formats: whichever way it is written."""
+    from datasets import ClassLabel, Dataset, Features, List, Value, load_from_disk
+
+    features = Features({"label": ClassLabel(names=["no", "yes"]), "tags": List(Value("string")), "_type": {"n": Value("int8")}})
+    plain = Dataset.from_dict({"label": [0, 1, 1], "tags": [["a"], [], None], "_type": [{"n": 1}, {"n": 2}, {"n": 3}]}, features)
+    kinds = {"plain": plain, "sliced": plain.select(range(1, 3)), "picked": plain.select([2, 0]), "shuffled": plain.shuffle(seed=3),
+             "formatted": plain.with_format("numpy"), "empty": plain.select([])}
+    for name, dataset in kinds.items():
+        rows.write_dataset(dataset, tmp_path / name)
+        found = load_from_disk(str(tmp_path / name))
+        assert found.features == dataset.features and found.format["type"] == dataset.format["type"], name
+        assert found.with_format(None).to_list() == dataset.with_format(None).to_list(), name

@@ -71,7 +71,7 @@ def _write_parts(result: Any, outputs: dict[str, Path]) -> None:
 def _write(result: Any, to: Path) -> None:
     """Write rows or a Dataset at a path."""
     if type(result).__module__.startswith("datasets.") and not suffix(to) and hasattr(result, "save_to_disk"):
-        result.save_to_disk(str(to))
+        rows.write_dataset(result, to)
     elif isinstance(result, Iterable) and not isinstance(result, (str, bytes, dict)):
         rows.write(result, to)
     else:
