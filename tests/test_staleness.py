@@ -7,6 +7,8 @@ import shutil
 import pytest
 from conftest import Project
 
+from ddmake.store import open_store
+
 ASKING = '''
 @step("rows", "in.jsonl")
 def rows(file):
@@ -304,16 +306,19 @@ def e(files, output):
     assert result.code != 0 and not (project.root / "e.txt").exists()
 
 
-def test_an_undeclared_package_does_not_count(project):
-    from ddmake.store import open_store
+def test_an_undeclared_package_does_not_count_and_is_told(project):
+    from importlib.metadata import version
+
+    from ddmake.store import traces as stored
 
     project.ddfile("@step('a')\ndef a():\n    yield {'x': 1}\n").make()
     store = open_store(project.root)
-    number = store.traces.at("a")[0].id
-    record = dict(store.traces.at("a")[0].record)
-    assert record["packages"]["ddmake"]
+    trace = store.traces.at("a")[0]
+    text = json.dumps({**trace.record, "packages": {**trace.record["packages"], "jinja2": "1.0"}}, ensure_ascii=False)
+    store.traces.db.execute("UPDATE records SET record = ?, checksum = ?", (text, stored._checksum(trace.id, text)))
     store.close()
-    assert number and project.run("-n", "-v").verdicts() == {"a": "fresh"}
+    assert project.run("-n", "-v").verdicts() == {"a": "fresh"}
+    assert f"jinja2 1.0 -> {version('jinja2')}, not declared: does not count" in project.run("why", "a").output
 
 
 def test_a_declared_package_counts(project, monkeypatch):
@@ -394,8 +399,6 @@ def test_manual_rules_are_listed_and_run_when_named(project):
 
 
 def test_a_flipped_byte_in_a_trace_is_never_taken_for_a_result(project):
-    from ddmake.store import open_store
-
     project.ddfile(BY_HAND).make()
     store = open_store(project.root)
     number, outputs = store.traces.db.execute("SELECT id, outputs FROM traces WHERE outputs LIKE '%a.txt%'").fetchone()
@@ -440,3 +443,37 @@ def test_a_secret_is_handed_on_and_counts_for_nothing(project, monkeypatch):
     assert b"hf_s3cret" not in kept
     monkeypatch.setenv("MOOD", "wild")
     assert project.run("-n").why("a") == "environment variable MOOD unset -> wild"
+
+
+def test_a_models_notes_are_its_users(project):
+    """Row 35: what lies beside a model's weights, tokenizer and configs doesn't count, made again or edited by hand."""
+    project.ddfile("""
+        NOTE = "one"
+
+        @train("model")
+        def model(output):
+            (output / "config.json").write_text('{"hidden_size": 8}')
+            (output / "model.safetensors").write_bytes(b"weights")
+            (output / "training_args.bin").write_text(NOTE)
+            (output / "README.md").write_text(NOTE)
+
+        @step("use.jsonl", model)
+        def use(folder):
+            yield {"n": len((folder / "model.safetensors").read_bytes())}
+    """).make()
+    (project.root / "model" / "README.md").write_text("mine")
+    assert set(project.run("-n", "-v").verdicts().values()) == {"fresh"}
+    text = (project.root / "Ddfile").read_text()
+    (project.root / "Ddfile").write_text(text.replace('"one"', '"two"'))
+    assert "made 1, fresh 1" in project.make().output
+    assert (project.root / "model.bak" / "README.md").read_text() == "mine", "what somebody wrote is put aside, not lost"
+    (project.root / "model" / "model.safetensors").write_bytes(b"other weights")
+    assert project.run("-n").why("model").startswith("model/model.safetensors isn't what was made")
+
+
+def test_a_source_that_is_nearly_there_is_named(project):
+    project.write("data/labels.csv", "x")
+    project.ddfile("@step('a', 'data/labels.cvs')\ndef a(file):\n    yield {'x': 1}\n")
+    assert project.run("-n").why("a") == "for data/labels.cvs. Did you mean 'data/labels.csv'?"
+    result = project.run("a")
+    assert result.code == 2 and "a needs data/labels.cvs, which isn't there and which no rule makes. Did you mean 'data/labels.csv'?" in result.output

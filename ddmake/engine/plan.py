@@ -4,7 +4,10 @@ Verifying traces with early cutoff (Mokhov, Mitchell, Peyton Jones, "Build syste
 key holds its inputs' digests, so an input that was made again with the same meaning leaves its consumers fresh.
 """
 
+import os
 from collections.abc import Iterable
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +24,12 @@ from ddmake.engine.ingredients import Ingredients, Keys, Reader, narrowed
 from ddmake.engine.reasons import reason
 from ddmake.engine.schema import Columns, columns_of
 from ddmake.engine.verdicts import NOTHING_MORE, Edited, Plan, Verdict, Wishes, Word
-from ddmake.errors import DdfileError, DdmakeError
+from ddmake.errors import DdfileError, DdmakeError, did_you_mean
 from ddmake.store import Store
 from ddmake.store.files import Manifest
 from ddmake.store.traces import Trace
 
+LOOKED_AT = 1000  # names among which one is sought that may have been meant
 MANY = 100  # rules from which on the store is read as a whole
 HOLDING: tuple[Word, ...] = ("waiting", "edited", "maybe")  # how an input's verdict holds up its readers, the gravest first
 
@@ -235,10 +239,19 @@ class Planner:
 
     def _source_held(self, source: Source) -> Held | None:
         if source.target is None:
-            return None if self._source_digest(source.path) is not None else (0, f"for {source.path}")
+            return None if self._source_digest(source.path) is not None else (0, f"for {source.path}{self._near(source.path)}")
         verdict = self.verdicts[source.target.rule]
         word = "maybe" if verdict.word in ("make", "adopt") else verdict.word
         return (HOLDING.index(word) + 1, f"behind {source.path}") if word in HOLDING else None
+
+    def _near(self, path: str) -> str:
+        """Return what may have been meant by a source that isn't there."""
+        folder = Path(path).parent
+        with suppress(OSError), os.scandir(self.flow.root / folder) as entries:
+            beside = [(folder / entry.name).as_posix() for entry in islice(entries, LOOKED_AT)]
+            near = did_you_mean(path, [*beside, *islice(self.flow.targets, LOOKED_AT)])
+            return near and f".{near}"
+        return ""
 
     def _unsettle(self, rule: Rule) -> None:
         """Forget what was worked out from a rule's last verdict."""
@@ -265,11 +278,15 @@ class Planner:
         for name, path in rule.outputs.items() if trace is not None else ():
             now, kept = self.store.files.manifest(path), trace.outputs[name]["manifest"]
             gone = gone or now is None
-            if now is None or now == kept or now == self._intended(path):
+            if now is None or now == kept or now == self._intended(path) or self._is_same_model(path, trace.outputs[name], now):
                 continue
             changed = next(part for part in dict.fromkeys([*kept, *now]) if kept.get(part) != now.get(part))
             return f"{'/'.join(filter(None, [path, changed]))} isn't what was made", gone
         return "", gone
+
+    def _is_same_model(self, path: str, output: dict[str, Any], now: Manifest) -> bool:
+        """Tell whether what lies there is the model that was made, by weights, tokenizer and configs: notes may be added."""
+        return output["digest"]["kind"] == "model" and digest_by(self.store, self.flow.root / path, now) == output["digest"]
 
     def _lost(self, rule: Rule, here: Trace | None) -> str:
         """Return an output that is neither there nor kept, or nothing."""
@@ -340,6 +357,6 @@ def _refuse_waiting(verdicts: list[Verdict], wanted: list[Rule]) -> None:
     first = next((v for v in verdicts if v.word == "waiting" and v.reason.startswith("for ")), None)
     for verdict in verdicts:
         if verdict.word == "waiting" and verdict.rule in named and first is not None:
-            path = first.reason.removeprefix("for ")
-            place, target = first.rule.place, verdict.rule.label
-            raise DdfileError(f"{place}: {target} needs {path}, which isn't there and which no rule makes.")
+            path, stop, near = first.reason.removeprefix("for ").partition(". Did ")
+            place, target, near = first.rule.place, verdict.rule.label, stop[1:] + near
+            raise DdfileError(f"{place}: {target} needs {path}, which isn't there and which no rule makes.{near}")
