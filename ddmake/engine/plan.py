@@ -245,13 +245,14 @@ class Planner:
         return (HOLDING.index(word) + 1, f"behind {source.path}") if word in HOLDING else None
 
     def _near(self, path: str) -> str:
-        """Return what may have been meant by a source that isn't there."""
-        folder = Path(path).parent
+        """Return what may have been meant by a source that isn't there: what lies beside it, a target there or of its name."""
+        folder, name = os.path.split(path)
+        known = [target for target in islice(self.flow.targets, LOOKED_AT) if os.path.dirname(target) == folder
+                 or os.path.basename(target) == name]
         with suppress(OSError), os.scandir(self.flow.root / folder) as entries:
-            beside = [(folder / entry.name).as_posix() for entry in islice(entries, LOOKED_AT)]
-            near = did_you_mean(path, [*beside, *islice(self.flow.targets, LOOKED_AT)])
-            return near and f".{near}"
-        return ""
+            known += [os.path.join(folder, entry.name) for entry in islice(entries, LOOKED_AT)]
+        near = did_you_mean(path, known)
+        return near and f".{near}"
 
     def _unsettle(self, rule: Rule) -> None:
         """Forget what was worked out from a rule's last verdict."""
