@@ -97,7 +97,7 @@ for i in range(120):
 """)
     started = re.findall(r"^making (\w+)", project.make("-j", "4").output, re.MULTILINE)
     place = started.index("big")
-    assert started[-1] == "small" and 50 <= place < 110, "some overtake it, and the last ones don't"
+    assert started[-1] == "small" and 2 < place < 110, "some may overtake it, and the last ones don't"
 
 
 def test_resources_are_no_ingredients(project):
