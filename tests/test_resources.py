@@ -93,7 +93,7 @@ def test_a_big_job_is_overtaken_but_not_for_ever(project, monkeypatch):
 first = step("first.jsonl", gpus=1)(lambda: noted(0.3))
 step("big.jsonl", first, gpus=2)(lambda file: noted())
 for i in range(120):
-    step(f"small/{i}.jsonl", gpus=1, i=i)(lambda *, i: noted())
+    step(f"small/{i}.jsonl", gpus=1, i=i)(lambda *, i: noted(0.02))
 """)
     started = re.findall(r"^making (\w+)", project.make("-j", "4").output, re.MULTILINE)
     place = started.index("big")
