@@ -8,7 +8,7 @@ import takes longer than planning a thousand rules, is asked where they don't.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 
 from ddmake.ddfile.rule import Rule
@@ -82,29 +82,13 @@ class Graph:
                 held.setdefault(member, []).append(group)
         return held
 
-    def _keep(self, wanted: list[int]) -> set[int]:
-        """Return the numbers of the rules that these need, themselves included; each group is walked once."""
-        needed, waiting, seen = set(wanted), list(wanted), set[int]()
-        while waiting:
-            for group in self._groups[waiting.pop()]:
-                if group not in seen:
-                    seen.add(group)
-                    new = [member for member in self._members[group] if member not in needed]
-                    needed.update(new)
-                    waiting.extend(new)
-        return needed
+    def _keep(self, wanted: Iterable[int]) -> set[int]:
+        """Return the numbers of the rules that these need, themselves included."""
+        return _reached(wanted, lambda number: self._groups[number], self._members)
 
-    def _behind(self, start: set[int]) -> set[int]:
-        """Return the numbers of the rules that depend on these, themselves included; each group is walked once."""
-        found, waiting, seen = set(start), list(start), set[int]()
-        while waiting:
-            for group in self._holding.get(waiting.pop(), ()):
-                if group not in seen:
-                    seen.add(group)
-                    new = [reader for reader in self._readers[group] if reader not in found]
-                    found.update(new)
-                    waiting.extend(new)
-        return found
+    def _behind(self, start: Iterable[int]) -> set[int]:
+        """Return the numbers of the rules that depend on these, themselves included."""
+        return _reached(start, lambda number: self._holding.get(number, ()), self._readers)
 
     def _sorted(self) -> list[int]:
         """Return the needed rules, as in the Ddfile where that will do. Raises DdfileError for a cycle, needed or not."""
@@ -156,3 +140,17 @@ class Frontier:
                     self._left[reader] -= 1
                     if not self._left[reader]:
                         self.ready.append(graph._rules[reader])
+
+
+def _reached(start: Iterable[int], groups: Callable[[int], Iterable[int]], rules: dict[int, list[int]]) -> set[int]:
+    """Return all rules that are reached from some by way of groups; each group is walked once."""
+    found, seen = set(start), set[int]()
+    waiting = list(found)
+    while waiting:
+        for group in groups(waiting.pop()):
+            if group not in seen:
+                seen.add(group)
+                new = [number for number in rules[group] if number not in found]
+                found.update(new)
+                waiting.extend(new)
+    return found

@@ -63,7 +63,7 @@ def _day_off() -> str:
     """Return a time zone in which it is this time of another day."""
     hours = -time.localtime().tm_gmtoff / 3600
     shifted = hours + (24 if hours <= 0 else -24)
-    return f"XXX{shifted:+.0f}"
+    return f"OFF{shifted:+.0f}"
 
 
 def _mislead() -> None:
