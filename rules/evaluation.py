@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 from ddmake import step
+from ddmake.ddfile.asking import Asking
 from ddmake.ddfile.inputs import Model, Prompt, Rows
+from ddmake.ddfile.specs import LLM
 from ddmake.errors import DdfileError, DdmakeError, did_you_mean
 from ddmake.rules import metrics as scores
 
@@ -19,7 +21,21 @@ def _scored(inputs: Mapping[str, Any], arguments: Mapping[str, Any]) -> list[str
     return ["model", *scores.names(arguments["metrics"]), "rows"]
 
 
-@step(version="1", columns=_scored)
+def _asked(inputs: Mapping[str, Any], arguments: Mapping[str, Any]) -> Iterator[Asking]:
+    """Tell what `evaluate` asks those of its models that are llms."""
+    turns = _turns(_kept(inputs["rows"], arguments["reference"]), arguments["prompt"])
+    yield from (Asking(model, turns) for model in inputs["models"].values() if isinstance(model, LLM) or hasattr(model, "look"))
+
+
+def _kept(rows: Any, reference: str) -> list[Mapping[str, Any]]:
+    return [row for row in rows if row[reference] is not None]
+
+
+def _turns(rows: Sequence[Mapping[str, Any]], prompt: Any) -> list[Sequence[Mapping[str, str]]]:
+    return [prompt.messages(**row) for row in rows]
+
+
+@step(version="1", columns=_scored, asks=_asked)
 def evaluate(models: Annotated[dict[str, Any], Model], rows: Rows, *, prompt: Prompt, reference: str,
              metrics: Sequence[str | Callable[..., Any]] = ("rouge_l",), max_tokens: int = 256,
              separator: str = "\n") -> Iterator[dict[str, Any]]:
@@ -34,8 +50,8 @@ def evaluate(models: Annotated[dict[str, Any], Model], rows: Rows, *, prompt: Pr
     chosen = scores.pick(metrics, reference)
     if reference not in rows.column_names:
         raise DdmakeError(f"evaluate: there is no column {reference!r}. Columns: {', '.join(rows.column_names)}.")
-    kept = [row for row in rows if row[reference] is not None]
-    turns = [prompt.messages(**row) for row in kept]
+    kept = _kept(rows, reference)
+    turns = _turns(kept, prompt)
     for name, model in models.items():
         answers = ask(model, turns, max_tokens, separator)
         means = {label: scores.mean([metric(answer, row) for answer, row in zip(answers, kept, strict=True)])

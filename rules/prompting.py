@@ -1,76 +1,91 @@
 """Recipes that ask an llm."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import repeat
+from typing import TYPE_CHECKING, Any
 
 from ddmake import step
-from ddmake.ddfile.inputs import Prompt, Rows
+from ddmake.ddfile.asking import Asking
+from ddmake.ddfile.inputs import Prompt, Rows, Schema
 from ddmake.ddfile.specs import LLM
-from ddmake.errors import DdfileError, DdmakeError
+from ddmake.errors import DdfileError
+from ddmake.rules.answering import OnError, Taking, answered
+from ddmake.rules.wording import Wording, prompts
 
-OnError = Literal["keep", "drop", "raise"]
+if TYPE_CHECKING:
+    from ddmake.artifacts.rows import Batches
+
+Arguments = Mapping[str, Any]
+Parse = Callable[..., Any]  # (text, row) -> a value, or a dict of columns
 
 
-def _generated(inputs: Mapping[str, Any], arguments: Mapping[str, Any]) -> list[str]:
+def _wording(arguments: Arguments) -> Wording:
+    return Wording(arguments["prompt"], arguments.get("messages"), arguments["system"], arguments.get("images"),
+                   arguments["variables"])
+
+
+def _taking(arguments: Arguments) -> Taking:
+    column, accept = arguments["column"], arguments["accept"]
+    return Taking([column] if isinstance(column, str) else column, arguments["schema"], arguments["parse"],
+                  arguments.get("samples"), arguments["meta"], [accept] if isinstance(accept, str) else accept,
+                  arguments["on_error"])
+
+
+def _generated(inputs: Mapping[str, Any], arguments: Arguments) -> list[str] | None:
     """Tell the columns of `generate`."""
     if arguments["n"] < 1:
         raise DdfileError(f"n is the number of rows, at least 1, not {arguments['n']}.")
-    _need(arguments, [])
-    return [arguments["column"]]
+    return _told([], arguments)
 
 
-def _transformed(inputs: Mapping[str, Any], arguments: Mapping[str, Any]) -> list[str] | None:
+def _transformed(inputs: Mapping[str, Any], arguments: Arguments) -> list[str] | None:
     """Tell the columns of `transform`, whose prompt reads those of its input."""
-    columns = inputs["rows"]
-    _need(arguments, columns)
-    return None if columns is None else list(dict.fromkeys([*columns, arguments["column"]]))
+    return _told(inputs["rows"], arguments)
 
 
-def _need(arguments: Mapping[str, Any], columns: Sequence[str] | None) -> None:
-    known = None if columns is None else [*columns, *(arguments["variables"] or ())]
-    for template in (arguments["prompt"], arguments["system"]):
-        if template is not None:
-            template.need(known)
+def _told(columns: list[str] | None, arguments: Arguments) -> list[str] | None:
+    taking = _taking(arguments)
+    _wording(arguments).check(columns)
+    taking.check(columns)
+    return taking.told(columns)
 
 
-@step(version="1", columns=_generated)
+def _generating(inputs: Mapping[str, Any], arguments: Arguments) -> Iterator[Asking]:
+    """Tell what `generate` asks: n times the same."""
+    turns = _wording(arguments).turns({})
+    yield Asking(arguments["llm"], repeat(turns, arguments["n"]), arguments["schema"])
+
+
+def _transforming(inputs: Mapping[str, Any], arguments: Arguments) -> Iterator[Asking]:
+    """Tell what `transform` asks: each row's prompt, as often as it is to be answered."""
+    asked = prompts(inputs["rows"], _wording(arguments), _taking(arguments).draws)
+    yield Asking(arguments["llm"], asked, arguments["schema"], arguments["tools"])
+
+
+@step(version="2", columns=_generated, asks=_generating)
 def generate(*, llm: LLM, prompt: Prompt, n: int, column: str = "text", system: Prompt | None = None,
-             variables: Mapping[str, Any] | None = None, accept: Sequence[str] = (),
-             on_error: OnError = "keep") -> Iterator[dict[str, Any]]:
-    """Ask an llm for n texts by one prompt: n samples of the same request, unless the temperature is 0."""
-    messages = _messages(prompt, system, dict(variables or {}))
-    yield from _answered(({} for _ in range(n)), (messages for _ in range(n)), llm, column, accept, on_error)
+             schema: Schema | None = None, parse: Parse | None = None, variables: Mapping[str, Any] | None = None,
+             meta: bool = False, accept: Collection[str] = (), on_error: OnError = "keep") -> "Batches":
+    """Ask an llm for n texts by one prompt: n samples of the same request, unless the temperature is 0.
 
-
-@step(version="1", columns=_transformed)
-def transform(rows: Rows, *, llm: LLM, prompt: Prompt, column: str = "text", system: Prompt | None = None,
-              variables: Mapping[str, Any] | None = None, accept: Sequence[str] = (),
-              on_error: OnError = "keep") -> Iterator[dict[str, Any]]:
-    """Ask an llm once per row, by a prompt over the row's columns, and add its answer as a column."""
-    prompts = (_messages(prompt, system, {**(variables or {}), **row}) for row in rows)
-    yield from _answered(iter(rows), prompts, llm, column, accept, on_error)
-
-
-def _messages(prompt: Any, system: Any, row: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return the chat messages for one row."""
-    turns = list(prompt.messages(**row))
-    return turns if system is None else [{"role": "system", "content": system.render(**row)}, *turns]
-
-
-def _answered(rows: Iterator[dict[str, Any]], prompts: Iterable[Any], llm: Any, column: str, accept: Sequence[str],
-              on_error: OnError) -> Iterator[dict[str, Any]]:
-    """Yield each row with its answer; what becomes of a row without a usable one is for `on_error` to say.
-
-    A cut answer counts as none, unless "length" is accepted. Raises DdmakeError at the end, where `on_error` is "raise" or
-    not one row has a usable answer.
+    Under a schema an answer is JSON, and its fields are columns; `parse` makes a value or columns of an answer's text.
     """
-    failed, usable = [], 0
-    for row, answer in zip(rows, llm.stream(prompts)):
-        wrong = answer.error or ("cut at max_tokens" if answer.finish_reason == "length" and "length" not in accept else None)
-        if wrong:
-            failed.append(wrong)
-        usable += not wrong
-        if not wrong or on_error == "keep":
-            yield {**row, column: None if wrong else str(answer)}
-    if failed and (on_error == "raise" or not usable):
-        raise DdmakeError(f"{len(failed)} of {len(failed) + usable} rows have no usable answer; the first: {failed[0]}")
+    arguments = locals()
+    asking = next(_generating({}, arguments))
+    return answered(n, asking, _taking(arguments))
+
+
+@step(version="2", columns=_transformed, asks=_transforming)
+def transform(rows: Rows, *, llm: LLM, prompt: Prompt | None = None, messages: str | None = None,
+              images: str | Sequence[str] | None = None, tools: Sequence[Mapping[str, Any]] | None = None,
+              column: str | Sequence[str] = "text", system: Prompt | None = None, schema: Schema | None = None,
+              parse: Parse | None = None, variables: Mapping[str, Any] | None = None, samples: int | None = None,
+              meta: bool = False, accept: Collection[str] = (), on_error: OnError = "keep") -> "Batches":
+    """Ask an llm about each row, by a prompt over its columns, and add the answer as a column.
+
+    Under a schema an answer is JSON, and its fields are columns; `parse` makes a value or columns of an answer's text.
+    Several columns are as many answers; `samples` gives so many rows for each one.
+    """
+    arguments = locals()
+    asking = next(_transforming({"rows": rows}, arguments))
+    return answered(rows, asking, _taking(arguments))

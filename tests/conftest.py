@@ -25,6 +25,10 @@ from ddmake.rules import *
 """
 
 
+NUMBER = r"[–?]|~?[\d,.]+(?: [kM])?"
+COSTS = rf"(?:(?:{NUMBER}) +(?:{NUMBER}) +(?:{NUMBER})(?: / (?:{NUMBER}))? +(?:{NUMBER}) {{2,}})?"  # columns of rules that ask an llm
+
+
 @dataclass
 class Result:
     """What a command printed, and how it ended."""
@@ -39,7 +43,7 @@ class Result:
 
     def why(self, target: str) -> str:
         """Return the reason that the table gives for a target."""
-        return re.search(rf"^[a-z]+ +{re.escape(target)}(?:, \S+)* {{2,}}(.*)$", self.output, re.MULTILINE)[1]
+        return re.search(rf"^[a-z]+ +{re.escape(target)}(?:, \S+)* {{2,}}{COSTS}(.*)$", self.output, re.MULTILINE)[1]
 
 
 class Project:

@@ -42,9 +42,9 @@ def package(tmp_path):
 EDITS = {  # name: (file, old, new, the recipes whose code changes)
     "recipe": ("rules/data.py", "if line.strip():", "if line:", {"jsonl"}),
     "helper": ("rules/data.py", "row = json.loads(line)", "row = dict(json.loads(line))", {"jsonl"}),
-    "shared helper": ("rules/prompting.py", "usable += not wrong", "usable += 1", {"generate", "transform"}),
+    "shared helper": ("rules/answering.py", "self.usable += fine.count(True)", "self.usable += 1", {"generate", "transform"}),
     "comment": ("rules/data.py", "if line.strip():", "if line.strip():  # not blank", set()),
-    "docstring": ("rules/prompting.py", "Ask an llm once per row", "Ask it once per row", set()),
+    "docstring": ("rules/prompting.py", "Ask an llm about each row", "Ask it about each row", set()),
     "trainer that the body imports": ("trainers/causal.py", "max_length=None", "max_length=9", {"finetune"}),
     "what trainers share": ("trainers/common.py", "def hush(", "def hush(*_, ", {"finetune"}),
     "constant": ("rules/training.py", "2e-5", "3e-5", {"finetune"}),

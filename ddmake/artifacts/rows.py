@@ -1,16 +1,19 @@
-"""Writing rows: streamed into the format of `datasets`' save_to_disk, or to .jsonl, .csv and .parquet."""
+"""Rows, streamed: written in the format of `datasets`' save_to_disk, or to .jsonl, .csv and .parquet; read in batches."""
 
 import datetime
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pyarrow as pa
 
+from ddmake.ddfile.structure import Kind
 from ddmake.ddfile.target import ROW_FILES, suffix
 from ddmake.errors import RecipeFailed
 
@@ -22,7 +25,18 @@ BATCH = 1000  # rows held in memory at once
 Store = Callable[[Iterable[pa.RecordBatch], pa.Schema, Path], None]  # writes batches of one schema at a path
 
 
-def write(rows: Iterable[dict[str, Any]], to: Path) -> int:
+@dataclass(frozen=True)
+class Batches:
+    """Rows that are Arrow's already, with what `datasets` says of their columns, by name, where Arrow's types don't tell all."""
+
+    batches: Iterable[pa.RecordBatch]
+    features: Mapping[str, Any] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        return iter(self.batches)
+
+
+def write(rows: Iterable[dict[str, Any]] | Batches, to: Path) -> int:
     """Write rows at a path in the form that its suffix names, and return how many there were.
 
     Columns and types are those of all rows together; a value missing from a row is null.
@@ -32,18 +46,26 @@ def write(rows: Iterable[dict[str, Any]], to: Path) -> int:
     if form and form not in ROW_FILES:
         raise RecipeFailed(f"rows can't be written to {form} files: take `output` and fill it, or use {', '.join(ROW_FILES)}")
     to.parent.mkdir(parents=True, exist_ok=True)
-    store, source = _FORMATS[form] if form else _save_to_disk, iter(rows)
-    first = list(islice(source, BATCH))
-    if not first:
-        raise RecipeFailed("it made no rows")
+    features = rows.features if isinstance(rows, Batches) else {}
+    store: Store = _FORMATS[form] if form else partial(_save_to_disk, features=features)
+    source = iter(rows if isinstance(rows, Batches) else _batches(rows))
     try:
-        batch = _batch(first, 0)
-        if len(first) < BATCH:
-            store([batch], batch.schema, to)
-            return len(first)
-        return _write_many(batch, source, store, to)
+        first, second = next(source, None), next(source, None)
+        if first is None:
+            raise RecipeFailed("it made no rows")
+        if second is None:
+            store([first], first.schema, to)
+            return first.num_rows
+        return _write_many(chain([first, second], source), store, to)
     except (pa.ArrowException, UnicodeEncodeError) as error:
         raise RecipeFailed(f"its rows can't be written: {error}") from None
+
+
+def read(dataset: "Dataset", columns: Sequence[str] | None = None, size: int = BATCH) -> Iterator[pa.RecordBatch]:
+    """Yield a Dataset's rows, or some columns of them, as they are stored: nothing is decoded, no row becomes Python's."""
+    shown = dataset.with_format("arrow", columns=None if columns is None else list(columns))
+    for start in range(0, len(dataset), size):
+        yield from shown[start:start + size].combine_chunks().to_batches()
 
 
 def write_dataset(dataset: "Dataset", to: Path) -> None:
@@ -73,30 +95,34 @@ def _plain(features: Any) -> bool:
     return all(map(_plain, features.values()))
 
 
-def _write_many(first: pa.RecordBatch, source: Iterator[dict[str, Any]], store: Store, to: Path) -> int:
+def _write_many(batches: Iterable[pa.RecordBatch], store: Store, to: Path) -> int:
     """Write rows that are too many for memory: beside their place, until the schema that holds them all is known."""
     scratch = to.with_name(f"{uuid4().hex}.arrow")
     try:
-        schema, count = _stream(first, source, scratch)
+        schema, count = _stream(batches, scratch)
         store(_read(scratch, schema), schema, to)
     finally:
         scratch.unlink(missing_ok=True)
     return count
 
 
-def _stream(batch: pa.RecordBatch, source: Iterator[dict[str, Any]], scratch: Path) -> tuple[pa.Schema, int]:
+def _stream(batches: Iterable[pa.RecordBatch], scratch: Path) -> tuple[pa.Schema, int]:
     """Write batches as they come, each with its own schema, and return the schema that holds them all."""
-    schema, count = batch.schema, 0
+    schema, count = pa.schema([]), 0
     with scratch.open("wb") as file:
-        while True:
-            schema = _unify(schema, batch.schema)
+        for batch in batches:
+            schema = _unify(schema, batch.schema) if count else batch.schema
             with pa.ipc.new_stream(file, batch.schema) as writer:
                 writer.write_batch(batch)
             count += batch.num_rows
-            chunk = list(islice(source, BATCH))
-            if not chunk:
-                return schema, count
-            batch = _batch(chunk, count)
+    return schema, count
+
+
+def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[pa.RecordBatch]:
+    source, count = iter(rows), 0
+    while chunk := list(islice(source, BATCH)):
+        yield _batch(chunk, count)
+        count += len(chunk)
 
 
 def _batch(rows: list[dict[str, Any]], first: int) -> pa.RecordBatch:
@@ -108,11 +134,12 @@ def _batch(rows: list[dict[str, Any]], first: int) -> pa.RecordBatch:
         if odd is not None:
             raise RecipeFailed(f"row {number} has a column named {odd!r}, a {type(odd).__name__}; a column's name is text")
     names = dict.fromkeys(name for row in rows for name in row)
-    arrays = [_array(name, [row.get(name) for row in rows], first) for name in names]
+    arrays = [array(name, [row.get(name) for row in rows], first) for name in names]
     return pa.RecordBatch.from_arrays(arrays, names=list(names))
 
 
-def _array(name: str, values: list[Any], first: int) -> pa.Array:
+def array(name: str, values: list[Any], first: int) -> pa.Array:
+    """Return a column's values from row `first` on as an array of the type that holds them, or raise RecipeFailed."""
     plain = [str(v) if isinstance(v, str) else v for v in values]
     if {datetime.date, datetime.datetime} <= {type(v) for v in values}:
         raise RecipeFailed(f"column {name!r} from row {first} on mixes dates with dates and times; one would lose its time")
@@ -120,6 +147,47 @@ def _array(name: str, values: list[Any], first: int) -> pa.Array:
         return pa.array(plain, from_pandas=False)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
         raise RecipeFailed(f"column {name!r} from row {first} on can't be stored: {error}") from None
+
+
+def typed(name: str, values: list[Any], kind: Kind, first: int) -> pa.Array:
+    """Return values from row `first` on as an array of a kind, whatever they are; raises RecipeFailed for one too large."""
+    stored = values if kind == "string" else [_stored(value, kind) for value in values]
+    try:
+        return pa.array(stored, _arrow(kind))
+    except UnicodeEncodeError:  # half of a character, as a model may write one in JSON's escapes
+        return pa.array([_mended(value) for value in stored], _arrow(kind))
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+        raise RecipeFailed(f"column {name!r} from row {first} on can't be stored: {error}") from None
+
+
+def _arrow(kind: Kind) -> pa.DataType:
+    if isinstance(kind, list):
+        return pa.list_(_arrow(kind[0]))
+    if isinstance(kind, dict):
+        return pa.struct([(name, _arrow(inner)) for name, inner in kind.items()])
+    return {"int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_()}.get(kind, pa.string())
+
+
+def _stored(value: Any, kind: Kind) -> Any:
+    """Return a value with numbers as their column has them, and those parts of it as JSON that have no type of their own."""
+    if value is None:
+        return None
+    if isinstance(kind, list):
+        return [_stored(item, kind[0]) for item in value]
+    if isinstance(kind, dict):
+        return {name: _stored(value.get(name), inner) for name, inner in kind.items()}
+    if kind == "json":
+        return json.dumps(value, ensure_ascii=False)
+    return int(value) if kind == "int64" else float(value) if kind == "float64" else value
+
+
+def _mended(value: Any) -> Any:
+    """Return a value whose texts hold whole characters alone, U+FFFD for each half."""
+    if isinstance(value, list):
+        return [_mended(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _mended(item) for name, item in value.items()}
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(value, str) else value
 
 
 def _unify(one: pa.Schema, other: pa.Schema) -> pa.Schema:
@@ -145,14 +213,14 @@ def _cast(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def _save_to_disk(batches: Iterable[pa.RecordBatch], schema: pa.Schema, to: Path, features: dict[str, Any] | None = None) -> None:
+def _save_to_disk(batches: Iterable[pa.RecordBatch], schema: pa.Schema, to: Path, features: Mapping[str, Any]) -> None:
     """Write a folder that `datasets.load_from_disk` reads (datasets' arrow_dataset.py, `save_to_disk`)."""
     os.mkdir(to)
     data = "data-00000-of-00001.arrow"
     with pa.OSFile(f"{to}/{data}", "wb") as file, pa.ipc.new_stream(file, schema) as writer:
         for batch in batches:
             writer.write_batch(batch)
-    info = {"features": features or {field.name: _feature(field.type) for field in schema}}
+    info = {"features": {column.name: features.get(column.name) or _feature(column.type) for column in schema}}
     state = {"_data_files": [{"filename": data}], "_fingerprint": "0" * 16, "_format_columns": None,
              "_format_kwargs": {}, "_format_type": None, "_output_all_columns": False, "_split": None}
     for name, told in (("dataset_info.json", info), ("state.json", state)):

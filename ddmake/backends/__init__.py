@@ -1,22 +1,23 @@
-"""Backends: what serves an llm. `open_backend` picks one by the name's first part and imports no other."""
+"""Backends: what serves an llm. `open_backend` and `open_service` pick one by the name's first part and import no other."""
 
-from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from ddmake import toys
-from ddmake.backends.base import Backend
+from ddmake.backends import providers, supported
+from ddmake.backends.base import Backend, Service
 from ddmake.backends.models import need
 from ddmake.errors import DdfileError, did_you_mean
 
 if TYPE_CHECKING:
-    from ddmake.ddfile.specs import LLM
+    import aiohttp
 
-BUILT_IN = ("openai", "hf", "tiny", "echo")
+    from ddmake.ddfile.specs import LLM
 
 
 def open_backend(spec: "LLM", model: Path | None = None, adapter: Path | None = None) -> Backend:
-    """Return what serves an llm; `model` and `adapter` are the folders that its targets lie at.
+    """Return what serves an llm in this process; `model` and `adapter` are the folders that its targets lie at.
 
     Raises DdfileError for an unknown backend, MissingExtra where its packages aren't installed.
     """
@@ -31,23 +32,42 @@ def open_backend(spec: "LLM", model: Path | None = None, adapter: Path | None = 
         from ddmake.backends.echo import Echo
 
         return Echo()
-    if kind == "openai" or spec.base_url is not None:
+    return _plugin(spec)(spec)
+
+
+def open_service(spec: "LLM", session: "aiohttp.ClientSession") -> Service:
+    """Return what serves an llm over a network. Raises ProviderError where its key or its address is missing."""
+    road = providers.road(spec)
+    if road == "http":
         from ddmake.backends.openai import OpenAI
 
-        return OpenAI(spec)
-    return _other(spec, kind)
+        return OpenAI(spec, session)
+    if road == "litellm":
+        from ddmake.backends.others import Others
+
+        return Others(spec)
+    return _plugin(spec)(spec)
 
 
 def check_name(name: str, base_url: str | None) -> str | None:
-    """Return what is wrong with an llm's name, or None; imports nothing."""
+    """Return what is wrong with an llm's name or its address, or None; imports nothing heavy."""
     kind, _, model = name.partition("/")
     if kind in (*toys.NAMES, "echo"):
         return None
-    if kind in ("hf", "openai") or base_url is not None or kind in _others():
+    if base_url is not None and (urlsplit(base_url).scheme not in ("http", "https") or not urlsplit(base_url).hostname):
+        return f"llm({name!r}): the base_url {base_url!r} is no address. Write it as http://host:8000/v1."
+    if kind == "hf" or base_url is not None or _known(kind):
         return None if model else f"llm({name!r}) names no model: write {kind}/…."
-    known = [*BUILT_IN, *_others()]
-    return (f"llm({name!r}): there is no backend {kind!r}. There are {', '.join(known)}; any OpenAI-compatible service "
-            f"is reached with base_url=….{did_you_mean(kind, known)}")
+    told = supported.gone(kind)
+    if told:
+        return f"llm({name!r}): {told}."
+    common = ["hf", *toys.NAMES, "echo", *providers.PROVIDERS, *providers.plugins()]
+    return (f"llm({name!r}): there is no backend {kind!r}. There are {', '.join(common)}, and all that LiteLLM knows; any "
+            f"OpenAI-compatible service is reached with base_url=….{did_you_mean(kind, [*common, *supported.providers()])}")
+
+
+def _known(kind: str) -> bool:
+    return kind in {**providers.PROVIDERS, **providers.ALIASES} or kind in supported.providers() or kind in providers.plugins()
 
 
 def _local(spec: "LLM", model: Path | str, adapter: Path | None) -> Backend:
@@ -58,13 +78,8 @@ def _local(spec: "LLM", model: Path | str, adapter: Path | None) -> Backend:
     return open_local(spec, model, adapter)
 
 
-def _others() -> dict[str, Any]:
-    """Return the backends that other packages bring, by name."""
-    return {point.name: point for point in entry_points(group="ddmake.backends")}
-
-
-def _other(spec: "LLM", kind: str) -> Backend:
-    point = _others().get(kind)
+def _plugin(spec: "LLM") -> type:
+    point = providers.plugins().get(providers.kind_of(spec))
     if point is None:
         raise DdfileError(check_name(spec.name, spec.base_url) or spec.name)
-    return point.load()(spec)
+    return point.load()

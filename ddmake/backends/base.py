@@ -1,28 +1,34 @@
-"""What a backend is: something that answers requests.
+"""What a backend is: something that answers requests, in this process or over a network.
 
-Floors: the call layer above adds cache, order and limits; a backend only asks its model.
+Floors: the call layer above adds cache, order, limits, budget and further tries; a backend only asks its model.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
 class Request:
-    """One request to an llm: chat messages, an optional JSON schema, and which sample of it is wanted."""
+    """One request to an llm: chat messages, an optional JSON schema, tools, and which sample of it is wanted.
 
-    messages: tuple[Mapping[str, str], ...]  # each {"role": "system" | "user" | "assistant", "content": text}
-    schema: Mapping | None = None
+    A message is {"role": "system" | "user" | "assistant" | "tool", "content": …}; its content is text, or a list of parts as
+    OpenAI's chat API has them: {"type": "text", "text": …}, {"type": "image_url", "image_url": {"url": …}}.
+    """
+
+    messages: tuple[Mapping[str, Any], ...]
+    schema: Mapping[str, Any] | None = None
+    tools: tuple[Mapping[str, Any], ...] | None = None  # as OpenAI's chat API has them
     sample: int = 0
     epoch: int = 0  # raised by --resample: in the key, never sent
+    attempt: int = 0  # raised where a parser refused the answer before: in the key, never sent
 
 
 class Answer(str):
     """What an llm said: its text, with what is known about it.
 
-    `error` holds the reason where there is no usable answer; the text is then empty or cut.
-    Token counts are None where the backend doesn't tell.
+    `error` holds the reason where there is no usable answer; the text is then empty or cut. Token counts and cost, in
+    dollars, are None where nobody tells.
     """
 
     model: str
@@ -30,18 +36,39 @@ class Answer(str):
     tokens_in: int | None
     tokens_out: int | None
     error: str | None
+    reasoning: str | None  # what the model tells of its thinking
+    tool_calls: tuple[Mapping[str, Any], ...]  # as OpenAI's chat API has them
+    cost: float | None
+    tokens_cached: int  # of tokens_in, those that the provider had kept from an earlier request: they cost less
+    wrong: str | None = None  # why a pass over prompts can't use it, and what it made of it otherwise
+    value: Any = None
 
     def __new__(cls, text: str = "", *, model: str = "", finish_reason: str | None = None,
-                tokens_in: int | None = None, tokens_out: int | None = None, error: str | None = None):
+                tokens_in: int | None = None, tokens_out: int | None = None, error: str | None = None,
+                reasoning: str | None = None, tool_calls: Iterable[Mapping[str, Any]] = (), cost: float | None = None,
+                tokens_cached: int = 0):
         """Make an answer of its text."""
         answer = super().__new__(cls, text)
         answer.model, answer.finish_reason, answer.error = model, finish_reason, error
-        answer.tokens_in, answer.tokens_out = tokens_in, tokens_out
+        answer.tokens_in, answer.tokens_out, answer.cost, answer.tokens_cached = tokens_in, tokens_out, cost, tokens_cached
+        answer.reasoning, answer.tool_calls = reasoning, tuple(tool_calls)
         return answer
+
+    def of_its_own(self) -> "Answer":
+        """Return a copy, for one of several that are given the same answer."""
+        twin = str.__new__(Answer, self)
+        twin.__dict__.update(self.__dict__)
+        return twin
+
+    def unusable(self, accept: Container[str] = ()) -> str | None:
+        """Return why an answer can't be used; one that was cut or refused can, if its finish reason is accepted."""
+        if self.finish_reason in accept:
+            return None
+        return self.error or ("cut at max_tokens" if self.finish_reason == "length" else None)
 
 
 class Backend(Protocol):
-    """What serves an llm."""
+    """What serves an llm in this process."""
 
     def identity(self) -> Mapping[str, object]:
         """Return what tells this model from every other: enters the key of each call."""
@@ -59,4 +86,40 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Let go of connections and models."""
+        ...
+
+
+class Retry(Exception):
+    """A try that failed in a way that another may not.
+
+    `status` is the reply's, None where there was none; `wait` is what the server asks for, in seconds. `paid` tells whether
+    the try may have cost something: it may not where the server refused it (429, 503).
+    """
+
+    def __init__(self, reason: str, status: int | None = None, wait: float | None = None, paid: bool = True):
+        super().__init__(reason)
+        self.status, self.wait, self.paid = status, wait, paid
+
+
+class Unreachable(Retry):
+    """A try that reached nobody: no connection could be made."""
+
+
+Heard = Callable[[int, Mapping[str, str]], None]  # is told a reply's status and headers, as soon as they are there
+
+
+class Service(Protocol):
+    """What serves an llm over a network: it is asked on an event loop, one try of one request at a time."""
+
+    account: str  # whom the provider counts this under: those of one account share its limits. Never holds a key itself
+
+    async def ask(self, request: Request, heard: Heard) -> Answer:
+        """Return the answer to one request; an answer with `error` set is final and concerns this request alone.
+
+        Raises Retry where another try may help, ProviderError where every further request would fail as well.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections."""
         ...

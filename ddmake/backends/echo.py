@@ -1,6 +1,7 @@
 """`llm("echo")`: answers with the last message. For tests, and for looking at what a template renders to."""
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from ddmake.backends.base import Answer, Request
 
@@ -15,9 +16,16 @@ class Echo:
     def answers(self, requests: Iterable[tuple[int, int, Request]]) -> Iterator[tuple[int, Answer]]:
         """Answer each request with its last message; tokens are counted as words."""
         for number, _, request in requests:
-            text = request.messages[-1]["content"]
-            asked = sum(len(message["content"].split()) for message in request.messages)
+            texts = [_text(message["content"]) for message in request.messages]
+            text, asked = texts[-1], sum(len(one.split()) for one in texts)
             yield number, Answer(text, model="echo", finish_reason="stop", tokens_in=asked, tokens_out=len(text.split()))
 
     def close(self) -> None:
         """Do nothing: echo holds nothing."""
+
+
+def _text(content: Any) -> str:
+    """Return a message's text; an image stands in it as its URL."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "\n".join(part["text"] if part["type"] == "text" else part["image_url"]["url"] for part in content)

@@ -1,147 +1,285 @@
-"""An opened llm: what a recipe asks. Looks up each call, asks the backend for the rest, and keeps what comes."""
+"""An opened llm: what a recipe asks. Looks up each call, has the rest asked, keeps order, and judges what comes."""
 
 import hashlib
 import json
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
+from ddmake.backends import stopping, structured
 from ddmake.backends.base import Answer, Backend, Request
-from ddmake.calls.cache import Calls
+from ddmake.calls.cache import NOBODY, Calls, Payer
+from ddmake.calls.client import BATCH, Remote, Wanted
+from ddmake.ddfile.asking import Prompt
 from ddmake.ddfile.specs import LLM
+from ddmake.errors import DdmakeError
 
 WINDOW = 512  # requests that are looked up at once
+AHEAD = 8 * WINDOW  # answers that may wait for one before them
+TRIES = 3  # how often a row is asked for, where its parser raises
+TRIAL = 20  # answers that a parser may refuse before it takes one: more is a mistake in it, and would be paid for
+MISTAKES = (NameError, ImportError)  # of a parser: no other answer would please it
 
-Prompt = str | Sequence[Mapping[str, str]]
+_json = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
+
+Parse = Callable[[int, Answer], Any]
+Schema = Mapping[str, Any] | None
+Tools = Sequence[Mapping[str, Any]] | None
+Looked = tuple[Request, Answer | None]
+NoteFailed = Callable[[int, str, Answer, Mapping[str, Any] | None], None]
 
 
 @dataclass
 class Usage:
-    """What a job asked of one llm. Token counts are None once an answer came without."""
+    """What a job asked of one llm. Token counts and cost are None once an answer came without."""
 
     sent: int = 0
     cached: int = 0
-    failed: int = 0  # requests without a usable answer
+    failed: int = 0  # rows without a usable answer
     cut: int = 0  # answers that ended at max_tokens
     first_failure: str | None = None
     tokens_in: int | None = 0
     tokens_out: int | None = 0
+    cost: float | None = 0.0
     models: set[str] = field(default_factory=set)  # as the answers name them
 
     def count(self, answer: Answer, cached: bool) -> None:
         """Count one answer; tokens of cached ones were paid before."""
         self.sent += not cached
         self.cached += cached
-        self.failed += answer.error is not None
-        self.first_failure = self.first_failure or answer.error
         self.cut += answer.finish_reason == "length"
-        self.models.add(answer.model)
+        if answer.model:
+            self.models.add(answer.model)
         if not cached and answer.error is None:
             self.tokens_in = _sum(self.tokens_in, answer.tokens_in)
             self.tokens_out = _sum(self.tokens_out, answer.tokens_out)
+        if not cached and (answer.error is None or answer.cost is not None):
+            self.cost = _sum(self.cost, answer.cost)
+
+    def fail(self, reason: str) -> None:
+        """Count a row without a usable answer."""
+        self.failed += 1
+        self.first_failure = self.first_failure or reason
 
 
-def _sum(total: int | None, more: int | None) -> int | None:
+def _sum(total: Any, more: Any) -> Any:
     return None if total is None or more is None else total + more
 
 
+@dataclass(frozen=True)
+class Manner:
+    """How a job asks: another sample `epoch` asks all anew, `retry` what has no usable answer; without `cache`, all is."""
+
+    epoch: int = 0
+    retry: bool = False
+    cache: bool = True
+
+
 class OpenedLLM:
-    """An llm that can be asked. `tell(done, asked)` is called as answers come; another `epoch` asks all anew."""
+    """An llm that can be asked. `tell(done, asked)` is called as answers come; `keep_failed` gets rows that failed."""
 
-    def __init__(self, spec: LLM, backend: Backend, calls: Calls, usage: Usage, tell: Callable[[int, int], None], epoch: int = 0):
-        self.spec, self.backend, self.calls, self.usage, self.tell, self.epoch = spec, backend, calls, usage, tell, epoch
-        self.sampling = {**spec.sampling(), "extra": spec.extra, "sample": spec.sample}
+    def __init__(self, spec: LLM, backend: Backend | Remote, calls: Calls, usage: Usage, tell: Callable[[int, int], None],
+                 manner: Manner | None = None, payer: Payer = NOBODY, keep_failed: NoteFailed | None = None):
+        self.spec, self.backend, self.calls, self.usage, self.tell = spec, backend, calls, usage, tell
+        self.manner, self.payer, self.keep_failed = manner or Manner(), payer, keep_failed
         self.identity = backend.identity()
-        self._seen: Counter[bytes] = Counter()  # how often each request came: its sample's number
+        self._sampling = {**spec.sampling(), "extra": spec.extra, "sample": spec.sample}
+        self._once: set[int] = set()  # requests that came, by the beginnings of their keys
+        self._more: Counter[int] = Counter()  # how often those came again: their samples' numbers
 
-    def complete(self, prompts: Iterable[Prompt], schema: Mapping[str, Any] | None = None) -> list[Answer]:
+    def complete(self, prompts: Iterable[Prompt], schema: Schema = None) -> list[Answer]:
         """Return one answer per prompt, in order. A prompt is text or a list of chat messages."""
-        return list(self.stream(prompts, schema))
+        answers = list(self.stream(prompts, schema))
+        for number, answer in enumerate(answers):
+            if answer.error is not None:
+                self.note_failed(number, answer.error, answer)
+        return answers
 
-    def stream(self, prompts: Iterable[Prompt], schema: Mapping[str, Any] | None = None) -> Iterator[Answer]:
-        """Yield one answer per prompt, in order, as soon as it and those before it are there."""
-        work = _Work(self, (_request(prompt, schema, self.epoch) for prompt in prompts))
+    def stream(self, prompts: Iterable[Prompt], schema: Schema = None, tools: Tools = None, parse: Parse | None = None,
+               accept: Iterable[str] = ()) -> Iterator[Answer]:
+        """Yield one answer per prompt, in order, as soon as it and those before it are there.
+
+        `answer.wrong` is why it can't be used, None if it can; `answer.value` is what `parse(number, answer)` made of it, what
+        the JSON holds under a schema, or the text. Where `parse` raises, the prompt is asked again, three times at most.
+        """
+        requests = (self._request(prompt, schema, tools) for prompt in prompts)
+        work = _Work(self, requests, parse, frozenset(accept))
         number = 0
         for _ in work.arrivals():
             while number in work.done:
                 yield work.done.pop(number)
                 number += 1
+                work.given = number
 
-    def request_key(self, request: Request) -> tuple[bytes, Request]:
+    def look(self, prompts: Iterable[Prompt], schema: Schema = None, tools: Tools = None) -> Iterator[Looked]:
+        """Yield each request with its answer as far as one is known; nothing is sent."""
+        requests = (self._request(prompt, schema, tools) for prompt in prompts)
+        while window := list(islice(requests, WINDOW)):
+            asked = [self.numbered(request) for request in window]
+            known = self.known(key for key, _ in asked)
+            yield from ((request, known.get(key)) for key, request in asked)
+
+    def note_failed(self, number: int, reason: str, answer: Answer, row: Mapping[str, Any] | None = None) -> None:
+        """Count a row that failed, and keep it to be looked at."""
+        self.usage.fail(reason)
+        if self.keep_failed is not None:
+            self.keep_failed(number, reason, answer, row)
+
+    def known(self, keys: Iterable[bytes]) -> dict[bytes, Answer]:
+        """Return the answers that are known and count."""
+        return self.calls.get(dict.fromkeys(keys)) if self.manner.cache else {}
+
+    def numbered(self, request: Request) -> tuple[bytes, Request]:
         """Return a call's key and the request with its sample's number: equal requests are told apart by it.
 
         At temperature 0, stated, equal requests are one call.
         """
-        plain = self._key(request)
+        plain = self.key(request)
         if self.spec.temperature == 0:
             return plain, request
-        sample = self._seen[plain]
-        self._seen[plain] += 1
-        if sample == 0:
+        sign = int.from_bytes(plain[:8], "big")  # a million whole keys would take twice the memory
+        if sign not in self._once:
+            self._once.add(sign)
             return plain, request
-        again = Request(request.messages, request.schema, sample, request.epoch)
-        return self._key(again), again
+        self._more[sign] += 1
+        again = replace(request, sample=self._more[sign])
+        return self.key(again), again
 
-    def _key(self, request: Request) -> bytes:
+    def key(self, request: Request) -> bytes:
+        """Return the key of a call: a hash of all that is asked, of whom, and of which sample is wanted."""
         asked = {"identity": self.identity, "messages": request.messages, "schema": request.schema,
-                 "sampling": self.sampling, "sample": request.sample, "epoch": request.epoch}
-        text = json.dumps(asked, sort_keys=True, ensure_ascii=False)
+                 "sampling": self._sampling, "sample": request.sample, "epoch": request.epoch}
+        if request.tools:
+            asked["tools"] = request.tools
+        if request.attempt:
+            asked["attempt"] = request.attempt
+        text = _json(asked)
         return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+    def _request(self, prompt: Prompt, schema: Schema, tools: Tools) -> Request:
+        messages = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else tuple(dict(m) for m in prompt)
+        return Request(messages, schema, tuple(tools) if tools else None, epoch=self.manner.epoch)
+
+
+@dataclass
+class _Asked:
+    """A prompt of a pass, by its number, that waits for an answer."""
+
+    number: int
+    key: bytes
+    request: Request
+    anew: bool = False
 
 
 class _Work:
     """One pass over requests: what is known, what is under way, what is done but not yet its turn."""
 
-    def __init__(self, model: OpenedLLM, requests: Iterator[Request]):
-        self.model, self.requests = model, requests
+    def __init__(self, model: OpenedLLM, requests: Iterator[Request], parse: Parse | None, accept: frozenset[str]):
+        self.model, self.requests, self.parse, self.accept = model, requests, parse, accept
+        self.ahead = BATCH if model.spec.batch else AHEAD
         self.done: dict[int, Answer] = {}
-        self.under_way: dict[bytes, list[int]] = {}  # numbers that wait for one call
-        self.keys: dict[int, tuple[bytes, Request]] = {}
+        self.given = 0  # how many answers the reader has
         self.next = 0
         self.ended = False  # whether all requests have been taken
+        self.under_way: dict[bytes, list[_Asked]] = {}  # what waits for a call
+        self.keys: dict[int, bytes] = {}  # of calls under way, by the number that each goes by
+        self.again: deque[_Asked] = deque()
+        self.anew: set[int] = set()  # numbers that were asked again though an answer is known
+        self.refused, self.parsed = 0, False  # how often the parser raised; whether it ever did not
 
     def arrivals(self) -> Iterator[None]:
         """Fill `done`, yielding whenever something may have come."""
-        while not self.ended:
-            for number, answer in self.model.backend.answers(self._missing()):
-                key, request = self.keys.pop(number)
-                if answer.error is None:
-                    self.model.calls.put(key, request, answer)
-                for place, waiting in enumerate(self.under_way.pop(key)):
-                    self._finish(waiting, answer, cached=place > 0)
+        while not self.ended or self.under_way or self.again:
+            for number, answer, cached in self._answers():
+                for place, asked in enumerate(self.under_way.pop(self.keys.pop(number))):
+                    self._finish(asked, answer, cached or place > 0)
                 yield
             yield
 
-    def _missing(self) -> Iterator[tuple[int, int, Request]]:
+    def _answers(self) -> Iterator[tuple[int, Answer, bool]]:
+        """Have the backend asked what is missing: (number, answer, whether somebody else had paid for it)."""
+        backend = self.model.backend
+        if isinstance(backend, Remote):
+            yield from backend.answers(self._missing(True))
+            return
+        missing = ((w.number, int.from_bytes(w.key[:8], "big"), w.request) for w in self._missing(False) if w is not None)
+        for number, answer in backend.answers(missing):
+            answer.cost = 0.0
+            if answer.error is None:
+                asked = self.under_way[self.keys[number]][0]
+                self.model.calls.put(self.keys[number], asked.request, answer, self.model.payer, anew=asked.anew)
+            yield number, answer, False
+
+    def _missing(self, wait: bool) -> Iterator[Wanted | None]:
         """Yield the calls that have to be made; those that are known are done at once.
 
-        It stops early where nothing is under way, so that what is done is read before more is looked up.
+        It stops early where nothing is under way, so that what is done is read before more is looked up. With `wait` it
+        yields None where nothing is to be asked until something has come.
         """
-        while not self.ended:
-            window = list(islice(self.requests, WINDOW))
-            self.ended = not window
-            asked = [self.model.request_key(request) for request in window]
-            known = self.model.calls.get(dict.fromkeys(key for key, _ in asked))
-            for key, request in asked:
-                number, self.next = self.next, self.next + 1
-                if key in known:
-                    self._finish(number, known[key], cached=True)
-                elif key in self.under_way:
-                    self.under_way[key].append(number)
+        while True:
+            window = self._window() if self.next - self.given < self.ahead or not self.under_way else []
+            if not window and not (wait and self.under_way):
+                return
+            if not window:
+                yield None
+            known = self.model.known(asked.key for asked in window)
+            for asked in window:
+                if asked.key in known and not asked.anew:
+                    self._finish(asked, known[asked.key], cached=True)
+                elif asked.key in self.under_way:
+                    self.under_way[asked.key].append(asked)
                 else:
-                    self.under_way[key], self.keys[number] = [number], (key, request)
-                    yield number, int.from_bytes(key[:8], "big"), request
+                    self.under_way[asked.key], self.keys[asked.number] = [asked], asked.key
+                    yield Wanted(asked.number, asked.key, asked.request, asked.anew)
             if not self.under_way:
                 return
 
-    def _finish(self, number: int, answer: Answer, cached: bool) -> None:
-        self.done[number] = answer
+    def _window(self) -> list[_Asked]:
+        """Take what is to be asked again, as far as that may help, and then what is to be asked next."""
+        found = []
+        while self.again and (self.parsed or self.ended):
+            found.append(self.again.popleft())
+        if not found and not self.ended:
+            requests = map(self.model.numbered, islice(self.requests, WINDOW))
+            found = [_Asked(number, *keyed) for number, keyed in enumerate(requests, self.next)]
+            self.next += len(found)
+            self.ended = not found
+        return found
+
+    def _finish(self, asked: _Asked, answer: Answer, cached: bool) -> None:
+        """Take in the answer to a prompt, or have the prompt asked again."""
         self.model.usage.count(answer, cached)
-        self.model.tell(self.model.usage.sent + self.model.usage.cached, self.next)
+        answer = answer.of_its_own()
+        refused = self._judge(asked, answer)
+        if answer.wrong and cached and self.model.manner.retry and asked.number not in self.anew:
+            self.anew.add(asked.number)
+            self.again.append(replace(asked, anew=True))
+        elif refused and asked.request.attempt + 1 < TRIES and not stopping.asked():
+            request = replace(asked.request, attempt=asked.request.attempt + 1)
+            self.again.append(_Asked(asked.number, self.model.key(request), request))
+        else:
+            self.done[asked.number] = answer
+            self.model.tell(self.given + len(self.done), self.next)
 
-
-def _request(prompt: Prompt, schema: Mapping[str, Any] | None, epoch: int) -> Request:
-    messages = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else tuple(dict(m) for m in prompt)
-    return Request(messages, schema, epoch=epoch)
+    def _judge(self, asked: _Asked, answer: Answer) -> bool:
+        """Find out what an answer is worth; tell whether the parser refused it."""
+        answer.wrong, answer.value = answer.unusable(self.accept), str(answer)
+        if answer.wrong is None and asked.request.schema is not None:
+            answer.value, answer.wrong = structured.read(str(answer), asked.request.schema)
+        if answer.wrong is not None or self.parse is None:
+            return False
+        try:
+            answer.value = self.parse(asked.number, answer)
+            self.parsed = True
+            return False
+        except MISTAKES:
+            raise
+        except Exception as error:
+            answer.wrong, answer.value = f"parse raised {type(error).__name__}: {error}".removesuffix(": "), None
+            self.refused += 1
+            if self.refused >= TRIAL and not self.parsed:
+                raise DdmakeError(f"{answer.wrong}, as it did on each of the first {TRIAL} answers. They are kept: a parser that "
+                                  "takes them asks for no more.") from error
+            return True

@@ -14,13 +14,14 @@ from ddmake.errors import DdfileError, DdmakeError
 KNOB = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)=(.*)", re.DOTALL)
 # options whose next word is their value
 WITH_VALUE = ("-f", "--file", "-j", "--jobs", "--executor", "--to", "--until", "--into", "--config",
-              "--format", "-o", "--output", "--result", "--older-than", "--max-size")
+              "--format", "-o", "--output", "--result", "--older-than", "--max-size", "--row", "--rule", "--model", "--since",
+              "--export", "--id", "--max-cost")
 DEFAULT = "make"
 # the options of `make` as the help groups them
 SECTIONS = {
     "Look first": ("dry_run", "question", "verbose", "as_json"),
-    "Choose": ("only", "until", "force", "resample"),
-    "Run": ("jobs", "keep_going"),
+    "Choose": ("only", "until", "force", "resample", "retry_failed"),
+    "Run": ("jobs", "keep_going", "max_cost"),
     "Ddfile and knobs": ("file", "config", "last", "into"),
     "Edited outputs, moved names": ("restore", "adopt", "update_hub"),
 }
@@ -156,10 +157,12 @@ def main() -> None:
 @click.option("--json", "as_json", is_flag=True, help="With -n: print the plan as JSON.")
 @click.option("-j", "--jobs", type=click.IntRange(min=1), metavar="N", help="Jobs at once; the number of cores by default.")
 @click.option("-k", "--keep-going", is_flag=True, help="After a failure, go on with what doesn't depend on it.")
+@click.option("--max-cost", type=click.FloatRange(min=0), metavar="DOLLARS", help="Spend no more than this on llms.")
 @click.option("--only", is_flag=True, help="Make the named targets of what lies there; leave what they need as it is.")
 @click.option("--until", multiple=True, metavar="TARGET", help="Make this of what is asked for, and what it needs; no more.")
 @click.option("--force", is_flag=True, help="Make the named targets (or all) again, though they are fresh.")
 @click.option("--resample", is_flag=True, help="Draw new answers for the named targets (or all), and make what is behind them.")
+@click.option("--retry-failed", is_flag=True, help="Send the failed rows of the named targets (or all) again.")
 @click.option("--restore", is_flag=True, help="Take edited outputs back to what was made; the edited ones become .bak.")
 @click.option("--adopt", is_flag=True, help="Keep edited outputs: what lies there becomes the result.")
 @click.option("--update-hub", is_flag=True, help="Ask the Hub anew what names on it stand for; Ddfile.lock holds the answers.")
@@ -168,7 +171,7 @@ def main() -> None:
 @last_option
 @words_argument
 def make(file: str, words: tuple[str, ...], into: str | None, config: str | None, last: bool, only: bool, until: tuple[str, ...],
-         force: bool, resample: bool, restore: bool, adopt: bool, **asked: Any) -> None:
+         force: bool, resample: bool, retry_failed: bool, restore: bool, adopt: bool, **asked: Any) -> None:
     """Make targets: all of them, or those named."""
     from ddmake.cli import making
     from ddmake.cli.given import given
@@ -178,7 +181,7 @@ def make(file: str, words: tuple[str, ...], into: str | None, config: str | None
         raise DdfileError("--only needs a target: ddmake --only TARGET.")
     knobs = given(Path(file), typed, into, config, last)
     edited = _one_of(tell=True, restore=restore, adopt=adopt)
-    wishes = making.Wishes(only, until, force, resample, edited)
+    wishes = making.Wishes(only, until, force, resample, retry_failed, edited)
     quiet_exit(making.make(Path(file), targets, knobs, making.Asked(wishes=wishes, **asked)))
 
 
@@ -187,6 +190,8 @@ def make(file: str, words: tuple[str, ...], into: str | None, config: str | None
 @click.option("--key", required=True)
 @click.option("--result", required=True, type=click.Path(path_type=Path))
 @click.option("--force", is_flag=True)
+@click.option("--retry", is_flag=True)
+@click.option("--caller")
 @click.option("--edited", default="tell")
 @into_option
 @config_option
@@ -211,7 +216,8 @@ def worker() -> None:
 def _read_job(args: list[str]) -> Any:
     """Read the command line of `ddmake job`, as ddmake itself writes it: click would take longer than some jobs."""
     options = {word: parameter for parameter in job.params for word in parameter.opts}
-    given = {"file": "Ddfile", "key": "", "force": False, "edited": "tell", "into": None, "config": None}
+    given = {"file": "Ddfile", "key": "", "force": False, "retry": False, "caller": None, "edited": "tell", "into": None,
+             "config": None}
     words, rest = [], iter(args)
     for arg in rest:
         if arg not in options:
@@ -222,13 +228,14 @@ def _read_job(args: list[str]) -> Any:
     return _job(words=tuple(words), **given)
 
 
-def _job(file: str, words: tuple[str, ...], key: str, force: bool, edited: str, into: str | None, config: str | None) -> Any:
+def _job(file: str, words: tuple[str, ...], key: str, force: bool, retry: bool, caller: str | None, edited: str,
+         into: str | None, config: str | None) -> Any:
     from ddmake.cli.given import given
     from ddmake.cli.worker import Job
     from ddmake.engine.job import Order
 
     targets, typed = split_words(words)
-    return Job(Path(file), given(Path(file), typed, into, config), targets[0], Order(key, force, edited))
+    return Job(Path(file), given(Path(file), typed, into, config), targets[0], Order(key, force, retry, caller, edited))
 
 
 @main.command()
@@ -286,6 +293,60 @@ def why(as_json: bool, **given: Any) -> None:
     from ddmake.cli import why as reasons
 
     quiet_exit(reasons.why(*_asked(**given), as_json))
+
+
+@main.command()
+@click.option("-n", "most", type=click.IntRange(min=1), default=10, show_default=True, metavar="N", help="Show so many rows.")
+@click.option("--row", type=click.IntRange(min=0), metavar="N", help="Show one row in full; the first is 0.")
+@click.option("--failed", is_flag=True, help="Show the rows without a usable answer, with the reason and what was answered.")
+@json_option
+@looking
+def show(most: int, row: int | None, failed: bool, as_json: bool, **given: Any) -> None:
+    """Show what lies at a target: rows, a model, files."""
+    from ddmake.cli import showing
+
+    quiet_exit(showing.show(*_asked(**given), showing.Wanted(most, row, failed, as_json)))
+
+
+@main.command()
+@file_option
+@click.option("--rule", metavar="TARGET", help="Only those that this target, or those in this folder, paid for.")
+@click.option("--model", metavar="NAME", help="Only those whose model's name has this in it.")
+@click.option("--since", metavar="2d", help="Only those of the last 12h, 2d, ….")
+@click.option("--failed", is_flag=True, help="Only refused and cut ones, and those that broke off.")
+@click.option("-n", "most", type=click.IntRange(min=1), metavar="N", help="The newest N; 20 in a table, else all.")
+@click.option("--id", "number", type=int, metavar="N", help="Show one call in full.")
+@click.option("--export", type=click.Path(path_type=Path), metavar="FILE.jsonl", help="Write them to a file of JSON lines.")
+@json_option
+@click.argument("words", nargs=-1)
+def calls(file: str, words: tuple[str, ...], most: int | None, number: int | None, export: Path | None, as_json: bool,
+          **which: Any) -> None:
+    """Search what was asked and answered; WORDS are looked for in both."""
+    from ddmake.cli import calling
+
+    quiet_exit(calling.calls(Path(file), calling.Wanted(words, number=number, **which), most, export, as_json))
+
+
+@main.command()
+@click.option("-n", "most", type=click.IntRange(min=1), default=3, show_default=True, metavar="N", help="Ask so many prompts.")
+@json_option
+@looking
+def preview(most: int, as_json: bool, **given: Any) -> None:
+    """Ask the first prompts of a target, and show them with the answers, which are kept; nothing is made."""
+    from ddmake.cli import previewing
+
+    quiet_exit(previewing.preview(*_asked(**given), most, as_json))
+
+
+@main.command()
+@file_option
+@json_option
+@click.argument("words", nargs=-1, metavar="[TARGET]...")
+def cost(file: str, words: tuple[str, ...], as_json: bool) -> None:
+    """Say what was paid, by target, model and day."""
+    from ddmake.cli import costing
+
+    quiet_exit(costing.cost(Path(file), words, as_json))
 
 
 @main.command()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +17,7 @@ from ddmake.cli.progress import observer
 from ddmake.ddfile.load import load
 from ddmake.ddfile.workflow import Workflow
 from ddmake.engine import hub, resources
+from ddmake.engine.estimate import estimates
 from ddmake.engine.plan import Planner
 from ddmake.engine.run import Run
 from ddmake.engine.verdicts import Plan, Wishes
@@ -23,6 +25,10 @@ from ddmake.errors import DdfileError
 from ddmake.executors.local import Local
 from ddmake.executors.machine import Machine, this_machine
 from ddmake.store import Store, open_store
+
+if TYPE_CHECKING:
+    from ddmake.calls.money import Spent
+    from ddmake.calls.switch import Switch
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,7 @@ class Asked:
     verbose: bool
     as_json: bool
     update_hub: bool
+    max_cost: float | None = None
 
 
 def make(file: Path, targets: list[str], knobs: dict[str, str], asked: Asked) -> int:
@@ -62,31 +69,63 @@ def make(file: Path, targets: list[str], knobs: dict[str, str], asked: Asked) ->
             hub.keep(flow, [verdict.rule for verdict in plan.todo])
         if asked.dry_run:
             last = store.traces.last_knobs(flow.file.name)
-            click.echo(show.plan_json(flow, plan) if asked.as_json else show.plan(flow, plan, last, asked.verbose))
+            found = estimates(flow, store, plan)
+            click.echo(show.plan_json(flow, plan, found) if asked.as_json else show.plan(flow, plan, last, asked.verbose, found))
         elif plan.todo:
+            _check_asked(flow, store, plan)
             store.traces.raise_epochs(plan.epochs)
-            return _run(flow, store, planner, plan, machine, asked.jobs, asked.keep_going)
+            return _run(flow, store, planner, plan, machine, asked)
         else:
             click.echo(show.nothing_to_do(flow, plan, asked.verbose))
         return 1 if plan.edited else 0
 
 
-def _run(flow: Workflow, store: Store, planner: Planner, plan: Plan, machine: Machine, jobs: int | None, keep_going: bool) -> int:
+def _run(flow: Workflow, store: Store, planner: Planner, plan: Plan, machine: Machine, asked: Asked) -> int:
     """Run a plan on this machine, and return the exit code."""
     from ddmake.cli import room  # what a project at rest needn't load
 
-    slots, limit = jobs or machine.cores, room.before_run(flow, store)
+    slots, limit = asked.jobs or machine.cores, room.before_run(flow, store)
     store.traces.start_run(flow.file.name, flow.knobs, flow.into)
-    started = time.monotonic()
-    with observer(len(plan.todo)) as watching:
+    started, began = time.monotonic(), time.time()
+    with _caller(store, plan, asked.max_cost) as caller, observer(len(plan.todo), caller) as watching:
         threads = max(1, machine.cores // slots)
-        run = Run(flow, store, planner, plan, Local(slots, machine), watching, keep_going, threads)
-        with _stoppable(run) as asked:
+        address = caller.address if caller else None
+        run = Run(flow, store, planner, plan, Local(slots, machine), watching, asked.keep_going, threads, address)
+        with _stoppable(run) as stopped:
             run.go()
-    click.echo(show.summary(flow, run.results, time.monotonic() - started, bool(asked)))
+        if len(stopped) > 1 and caller is not None:
+            caller.hurry()
+    spent = _spent(store, began) if caller is not None else None
+    click.echo(show.summary(flow, run.results, time.monotonic() - started, bool(stopped), spent))
     for line in room.after_run(flow, store, plan, limit):
         click.echo(line)
-    return 128 + asked[0] if asked else max((done.exit_code for done in run.results), default=0)
+    return 128 + stopped[0] if stopped else max((done.exit_code for done in run.results), default=0)
+
+
+def _check_asked(flow: Workflow, store: Store, plan: Plan) -> None:
+    """Try the prompts of services on their first rows, before anything is paid. Raises DdfileError."""
+    if any(resources.asks_services(verdict.rule) for verdict in plan.todo):
+        from ddmake.engine.asked import check  # what a project at rest needn't load
+
+        check(flow, store, plan)
+
+
+def _spent(store: Store, began: float) -> "tuple[Spent, Spent]":
+    from ddmake.calls.money import spent
+
+    return spent(store.folder, began)
+
+
+@contextmanager
+def _caller(store: Store, plan: Plan, limit: float | None) -> Iterator["Switch | None"]:
+    """Give a place where jobs reach the process that asks services; None where no rule asks one."""
+    if not any(resources.asks_services(verdict.rule) for verdict in plan.todo):
+        yield None
+        return
+    from ddmake.calls.switch import switch
+
+    with switch(store.folder, limit) as caller:
+        yield caller
 
 
 @contextmanager

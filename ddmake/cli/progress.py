@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,21 +12,24 @@ from ddmake.cli.show import duration, shortened
 from ddmake.ddfile.rule import Rule
 from ddmake.engine.run import Done, Observer
 
+if TYPE_CHECKING:
+    from ddmake.calls.switch import Switch
+
 STARTING = {"make": "making", "restore": "restoring", "adopt": "adopting"}
 QUIET = ("fresh", "not run", "manual")
 ENDING = "Finishing what is in flight; Ctrl-C again stops now."
 
 
 @contextmanager
-def observer(jobs: int) -> Iterator[Observer]:
-    """Give an observer of a run that fits where the output goes."""
+def observer(jobs: int, caller: "Switch | None") -> Iterator[Observer]:
+    """Give an observer of a run that fits where the output goes; `caller` knows what was spent."""
     if sys.stdout is None or not sys.stdout.isatty():
         yield Lines()
         return
     from rich.console import Console
     from rich.live import Live
 
-    display = Display(jobs)
+    display = Display(jobs, caller)
     with Live(display, console=Console(highlight=False), refresh_per_second=8, transient=True):
         yield display
 
@@ -71,8 +75,8 @@ def _say(line: str) -> None:
 class Display:
     """The jobs that run, each with its progress; what has ended scrolls by above."""
 
-    def __init__(self, jobs: int):
-        self.jobs, self.ended_jobs = jobs, 0
+    def __init__(self, jobs: int, caller: "Switch | None"):
+        self.jobs, self.ended_jobs, self.caller = jobs, 0, caller
         self.running: dict[str, tuple[float, str]] = {}
         self.note = ""
 
@@ -100,12 +104,20 @@ class Display:
         started = self.running.pop(done.rule.label, None)
         self.ended_jobs += done.word not in QUIET or started is not None
 
+    def _spent(self) -> str:
+        """Return the running total of what the run has paid."""
+        spent = self.caller.spent if self.caller else None
+        if spent is None or not spent.sent:
+            return ""
+        dollars = f"${spent.dollars:,.2f}" if not spent.unknown else f"at least ${spent.dollars:,.2f}" if spent.dollars else "$?"
+        return f"  {spent.sent:,} sent, {dollars}"
+
     def __rich_console__(self, console, options):  # type: ignore[no-untyped-def]
         """Draw: a line for the run, a line a job."""
         from rich.table import Column, Table
         from rich.text import Text
 
-        yield Text(f"{self.ended_jobs} of {self.jobs} done", style="bold")
+        yield Text(f"{self.ended_jobs} of {self.jobs} done{self._spent()}", style="bold")
         if self.note:
             yield Text(self.note, style="yellow")
         rows = Table.grid(Column(no_wrap=True), Column(no_wrap=True), "", padding=(0, 2))  # notes are cut where it is narrow

@@ -6,6 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ddmake.calls.money import Spent, dollars
+from ddmake.cli import estimating
+from ddmake.cli.estimating import Estimates
 from ddmake.ddfile.workflow import Workflow
 from ddmake.engine.run import Done
 from ddmake.engine.verdicts import Plan, Verdict
@@ -13,22 +16,26 @@ from ddmake.engine.verdicts import Plan, Verdict
 Row = Sequence[str]
 SHOWN = 40  # results told one by one after a run
 FEW = 8  # outputs of one rule that are named in a table
+NOTHING: Estimates = {}
 WIDE = 60  # cells that are wider don't widen their column: one long path would push all else off the screen
 
 
-def plan(flow: Workflow, plan: Plan, last: Mapping[str, Any] | None, verbose: bool) -> str:
-    """Return the plan as a table: verdict, target, why."""
+def plan(flow: Workflow, plan: Plan, last: Mapping[str, Any] | None, verbose: bool,
+         estimates: Estimates = NOTHING) -> str:
+    """Return the plan as a table: verdict, target, why; and what would be sent and paid, where a rule asks an llm."""
     if not plan.verdicts:
         return "\n".join([*_knobs(flow, last), _no_rules(flow)])
     shown = [v for v in plan.verdicts if verbose or v.word != "fresh"]
-    rows = [(v.word, _targets(v), v.reason) for v in shown]
-    lines = [*_knobs(flow, last), *(table([("", "target", "why"), *rows]) if rows else []), _counts(plan, verbose)]
-    return "\n".join(lines)
+    rows = [(v.word, _targets(v), *(estimating.cells(v, estimates) if estimates else ()), v.reason) for v in shown]
+    head = ("", "target", *(estimating.COLUMNS if estimates else ()), "why")
+    lines = aligned([head, *rows], range(2, len(head) - 1)) if rows else []
+    return "\n".join([*_knobs(flow, last), *lines, f"{_counts(plan, verbose)}{estimating.sure(plan, estimates)}"])
 
 
-def plan_json(flow: Workflow, plan: Plan) -> str:
+def plan_json(flow: Workflow, plan: Plan, estimates: Estimates = NOTHING) -> str:
     """Return the plan as JSON."""
-    rules = [{"targets": list(v.rule.outputs.values()), "verdict": v.word, "why": v.reason, "key": v.key} for v in plan.verdicts]
+    rules = [{"targets": list(v.rule.outputs.values()), "verdict": v.word, "why": v.reason, "key": v.key,
+              **estimating.as_json(estimates.get(v.rule))} for v in plan.verdicts]
     return json.dumps({"ddfile": flow.file.name, "knobs": flow.knobs, "rules": rules}, indent=2)
 
 
@@ -47,8 +54,12 @@ def nothing_to_do(flow: Workflow, plan: Plan, verbose: bool) -> str:
     return "\n".join([*lines, _counts(plan, verbose)])
 
 
-def summary(flow: Workflow, results: Sequence[Done], seconds: float, stopped: bool) -> str:
-    """Return what a run has done, a line a target, and what went wrong in sentences."""
+def summary(flow: Workflow, results: Sequence[Done], seconds: float, stopped: bool,
+            spent: tuple[Spent, Spent] | None = None) -> str:
+    """Return what a run has done, a line a target, and what went wrong in sentences.
+
+    `spent` is what calls have cost in this run, and in all.
+    """
     words = Counter(done.word for done in results)
     told = ("made", "restored", "adopted", "fresh", "failed", "not run", "waiting", "edited")
     counts = [f"{word} {words[word]}" for word in told if words[word] or word in ("made", "fresh")]
@@ -63,8 +74,10 @@ def summary(flow: Workflow, results: Sequence[Done], seconds: float, stopped: bo
     spared = sum(done.word == "not run" and done.told == "stopped" for done in results)
     if words["failed"] and spared and not stopped:
         lines += ["", f"{count(spared, 'targets')} not run that could be: ddmake -k goes on after a failure."]
+    last = [f"{spent[0].told} now, {spent[1].told} in all."] if spent is not None and spent[1].calls else []
     if words["made"] and not words["failed"] + words["waiting"] + words["edited"] and not stopped:
-        lines.append(f"Next: ddmake{'' if flow.file.name == 'Ddfile' else f' -f {flow.file.name}'} cards")
+        last.append(f"Next: ddmake{'' if flow.file.name == 'Ddfile' else f' -f {flow.file.name}'} cards")
+    lines += ["  ".join(last)] if last else []
     if stopped:
         lines.append("What was made is kept, finished calls and checkpoints too: ddmake goes on from there.")
     return "\n".join(lines)
@@ -78,6 +91,12 @@ def table(rows: Sequence[Row], indent: int = 0) -> list[str]:
     pad = "  "
     lines = (pad.join([*(cell + " " * (wide - width(cell)) for cell, wide in zip(row, widths) if wide), row[-1]]) for row in rows)
     return [(pad * indent + line).rstrip() for line in lines]
+
+
+def aligned(rows: Sequence[Row], right: Iterable[int]) -> list[str]:
+    """Return rows as aligned lines, some of their columns at the right."""
+    wide = {column: max(width(row[column]) for row in rows) for column in right}
+    return table([[" " * (wide.get(at, 0) - width(cell)) + cell for at, cell in enumerate(row)] for row in rows])
 
 
 def width(text: str) -> int:
@@ -164,20 +183,22 @@ def _made(done: Done) -> list[tuple[str, str]]:
     for number, (name, out) in enumerate(done.trace.outputs.items() if done.trace else ()):
         facts = [rows(out["digest"]["rows"])] if "rows" in out["digest"] else []
         if number == 0 and done.trace:
-            facts += _facts(done.word, done.trace.record) + ([f"{done.tries} tries"] if done.tries > 1 else [])
+            facts += _facts(done.word, done.rule.label, done.trace.record) + ([f"{done.tries} tries"] if done.tries > 1 else [])
         lines.append((done.rule.outputs[name], "; ".join(facts)))
     return lines
 
 
-def _facts(word: str, record: Mapping[str, Any]) -> list[str]:
+def _facts(word: str, path: str, record: Mapping[str, Any]) -> list[str]:
     if word in ("restored", "adopted"):
         return [word]
-    facts = []
-    for name, used in record["usage"].items():
+    facts, usage = [], record["usage"]
+    for name, used in usage.items():
         sent = f"{used['sent']:,} sent" + (f", {used['cached']:,} cached" if used["cached"] else "")
-        facts.append(f"{name}: {sent}")
-        facts += [f"{used['failed']:,} failed, the first: {used['first_failure']}"] if used["failed"] else []
+        facts.append(f"{name}: {sent}" if len(usage) > 1 else sent)
+        facts += ["$?" if used.get("cost") is None else dollars(used["cost"])] if used["sent"] and used.get("cost") != 0 else []
         facts += [f"{used['cut']:,} cut at max_tokens"] if used["cut"] else []
+        lost = f"{used['failed']:,} failed, the first: {used['first_failure']} (ddmake show {path} --failed)"
+        facts += [lost] if used["failed"] else []
     facts += [f"{name} {value:.3g}" for name, value in record.get("metrics", {}).items() if name in ("train_loss", "eval_loss")]
     return [*facts, duration(record["seconds"])]
 

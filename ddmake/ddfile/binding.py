@@ -13,6 +13,7 @@ from ddmake.ddfile.registry import here
 from ddmake.ddfile.rule import Group, Options, Rule
 from ddmake.ddfile.shape import PLAIN, RESERVED, Shape, Take
 from ddmake.ddfile.specs import LLM
+from ddmake.ddfile.structure import json_schema
 from ddmake.ddfile.target import ROW_FILES, ModelName, Source, Target, View, suffix
 from ddmake.ddfile.template import Template
 from ddmake.errors import DdfileError, did_you_mean
@@ -182,6 +183,8 @@ class Binder:
 
     def _argument(self, value: Any, take: Take, paths: bool = False) -> Any:
         """Return a value with targets, models and templates in the form that the engine knows."""
+        if take.schema and value is not None:
+            return json_schema(value)
         if isinstance(value, str):
             return self._string(value, take, paths)
         if isinstance(value, Target):

@@ -15,12 +15,14 @@ GIVEN = ("output", "checkpoints", "progress", "environment")  # parameters that 
 
 MODEL: Literal["model"] = "model"
 PROMPT: Literal["prompt"] = "prompt"
+SCHEMA: Literal["schema"] = "schema"
 FREE: Literal["free"] = "free"
 ROWS: Literal["rows"] = "rows"
 PATHS: Literal["paths"] = "paths"
 
 Model = Annotated[Any, MODEL]  # a toy's name, a target, "./path" or a Hub name; arrives as a Path or the Hub name
 Prompt = Annotated[Any, PROMPT]  # a template or a Jinja string; arrives as a Template
+Schema = Annotated[Any, SCHEMA]  # a dict of types, a pydantic model or a JSON schema; arrives as a JSON schema
 Rows = Annotated[Any, ROWS]  # one dataset; arrives as a datasets.Dataset
 Paths = Annotated[Any, PATHS]  # inputs that all arrive as paths, datasets too
 Free = Annotated[Any, FREE]  # an argument that says how and not what: it counts for nothing

@@ -1,7 +1,7 @@
 """Recipes: `step` and `train` make one of a function; with outputs they make a rule of it at once."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from ddmake.ddfile.target import Target
 from ddmake.errors import DdfileError
 
 Columns = Callable[[dict[str, Any], dict[str, Any]], list[str] | None]
+Asks = Callable[[dict[str, Any], dict[str, Any]], Iterable[Any]]
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Recipe:
 
     `names` are the outputs of a recipe that has several: a tuple, or a function of the arguments named by its own
     parameters. `columns(inputs, arguments)` returns the columns that the recipe will give, where the columns of its
-    inputs are known (a list each, else None), and raises DdfileError where they don't suffice.
+    inputs are known (a list each, else None), and raises DdfileError where they don't suffice. `asks(inputs, arguments)`
+    returns what the recipe will ask its llms, given its inputs and arguments opened: an `asking.Asking` for each pass.
     """
 
     function: Callable[..., Any]
@@ -31,6 +33,7 @@ class Recipe:
     options: Options = field(default_factory=Options)
     names: Sequence[str] | Callable[..., Sequence[str]] | None = None
     columns: Columns | None = None
+    asks: Asks | None = None
 
     @property
     def name(self) -> str:
@@ -89,11 +92,11 @@ def _as_inputs(given: Any) -> tuple[Any, ...]:
 
 def _recipe(function: Callable[..., Any], kind: Literal["step", "train"], keywords: dict[str, Any]) -> Recipe:
     """Return a recipe with options of its own."""
-    names, columns = keywords.pop("names", None), keywords.pop("columns", None)
+    names, columns, asks = (keywords.pop(name, None) for name in ("names", "columns", "asks"))
     options, rest = binding.split_options(keywords)
     for unknown in rest:
         raise DdfileError(f"{here()}: @{kind} has no option {unknown!r}; arguments go to a rule, which has outputs.")
-    return replace(Recipe(function, kind), options=options, names=names, columns=columns)
+    return replace(Recipe(function, kind), options=options, names=names, columns=columns, asks=asks)
 
 
 def step(*given: Any, **keywords: Any) -> Any:

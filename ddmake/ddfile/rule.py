@@ -26,6 +26,7 @@ class Options:
     retries: int = 0  # further tries after a failure
     manual: bool = False  # made only when named
     keep: int | None = None  # old results that stay restorable; unset keeps all
+    cache: bool = True  # False: its llms are asked anew each time it is made, and what they answer is kept for nobody
     effect: bool = False  # does something outside, as publishing does: never restored
     about: str | None = None  # a human sentence for plan and card
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from ddmake.ddfile.check import check_type
-from ddmake.ddfile.inputs import GIVEN, MODEL, PROMPT, ROWS, Parts, marked, parts_of
+from ddmake.ddfile.inputs import GIVEN, MODEL, PROMPT, ROWS, SCHEMA, Parts, marked, parts_of
 from ddmake.ddfile.registry import here
 from ddmake.errors import DdfileError, did_you_mean
 
@@ -25,6 +25,7 @@ class Take:
     default: Any  # inspect's `empty` where there is none
     model: bool
     prompt: bool
+    schema: bool
     rows: bool
     parts: Parts | None
 
@@ -32,13 +33,13 @@ class Take:
     def of(cls, parameter: inspect.Parameter) -> "Take":
         """Return what a parameter asks for."""
         note = parameter.annotation
-        return cls(parameter.name, note, parameter.default, marked(note, MODEL), marked(note, PROMPT), marked(note, ROWS),
+        return cls(parameter.name, note, parameter.default, *(marked(note, mark) for mark in (MODEL, PROMPT, SCHEMA, ROWS)),
                    parts_of(note))
 
     @cached_property
     def named(self) -> bool:
-        """Tell whether a string stands for something else: a model, or a prompt's text."""
-        return self.model or self.prompt
+        """Tell whether a string stands for something else: a model, or a prompt's text; a schema is never one."""
+        return self.model or self.prompt or self.schema
 
     @property
     def required(self) -> bool:

@@ -5,7 +5,7 @@ Each field of `LLM` says where it counts: in the key of a call and of its step (
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from ddmake.ddfile.check import bind, checked, signature_of
 from ddmake.ddfile.registry import here
@@ -40,6 +40,8 @@ class LLM:
     stop: str | Sequence[str] | None = call()
     seed: int | None = call()
     sample: int | None = call()  # another sample of the same request: in the key, never sent
+    reasoning: str | int | None = call()  # how much a model is to think: an effort ("low"), or a number of tokens
+    api: Literal["chat", "completion", "responses"] | None = call()  # which of a service's ways to ask; chat unless given
     extra: Mapping[str, Any] | None = call()  # further fields of the request's body
     adapter: Any = call()  # a target or a folder that holds a LoRA adapter
     revision: str | None = call()
@@ -47,8 +49,13 @@ class LLM:
     device_map: str | None = free()
     api_key_env: str | None = free()
     concurrency: int | None = free()  # requests in flight
+    rpm: int | None = free()  # requests a minute
+    tpm: int | None = free()  # tokens a minute
     timeout: float | None = free()  # seconds a request may take
     retries: int | None = free()  # further tries after the first
+    batch: bool | None = free()  # ask through the provider's batch API, for less and later
+    price: Sequence[float] | None = free()  # dollars for a million tokens: (in, out)
+    cache: bool | None = free()  # False: ask anew each time, and answer nobody else by it
     batch_size: int | None = free()  # rows at once on a local model
     license: str | None = free()
     citation: str | None = free()
@@ -65,7 +72,7 @@ class LLM:
 
     def sampling(self) -> dict[str, Any]:
         """Return the sampling parameters that are set, as they are sent."""
-        names = ("temperature", "top_p", "top_k", "max_tokens", "stop", "seed")
+        names = ("temperature", "top_p", "top_k", "max_tokens", "stop", "seed", "reasoning")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def key_fields(self) -> dict[str, Any]:

@@ -20,9 +20,10 @@ from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.target import ModelName, Source, Target
 from ddmake.errors import DdfileError, did_you_mean
 
-COMMANDS = ("make", "cards", "why", "list", "graph", "log", "verify", "clean", "gc", "lint")
-RESERVED = ("job", "worker", "preview", "show", "report", "cost", "calls", "diff", "publish", "pack", "unpack", "status",
-            "cancel", "init", "doctor")  # commands that ddmake calls by itself, and names of those to come
+COMMANDS = ("make", "cards", "why", "list", "graph", "log", "verify", "clean", "gc", "lint", "show", "calls", "preview",
+            "cost")
+RESERVED = ("job", "worker", "report", "diff", "publish", "pack", "unpack", "status", "cancel", "init",
+            "doctor")  # commands that ddmake calls by itself, and names of those to come
 
 
 @dataclass(repr=False, eq=False)

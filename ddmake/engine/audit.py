@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ddmake.calls.cache import ANSWER, checksum
+from ddmake.calls.cache import SIGNED, checksum
 from ddmake.ddfile.rule import Rule
 from ddmake.errors import DdmakeError
 from ddmake.store import FOLDER, Store
@@ -99,7 +99,7 @@ def _calls(file: Path) -> Iterator[Wrong | None]:
         return
     db = sqlite3.connect(f"file:{file}?mode=ro", uri=True)
     try:
-        for number, *row, told in db.execute(f"SELECT id, {ANSWER}, checksum FROM calls"):
+        for number, *row, told in db.execute(f"SELECT id, {SIGNED}, checksum FROM calls"):
             damaged = Wrong(f"{FOLDER}/calls.db", f"call {number} is damaged", "It is sent again when it is needed.")
             yield None if checksum(tuple(row)) == told else damaged
     except sqlite3.DatabaseError as error:

@@ -4,6 +4,7 @@ What lies at an output's path and isn't what the store put there is somebody's w
 """
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ddmake.ddfile.rule import Rule
 from ddmake.engine.verdicts import Verdict
 from ddmake.fingerprint import hashes
 from ddmake.store import Store
+from ddmake.store.failed import Failed
 from ddmake.store.files import Manifest, manifest_of
 from ddmake.store.points import reached
 from ddmake.store.traces import Trace
@@ -31,9 +33,10 @@ def keep(store: Store, scratch: dict[str, Path], rule: Rule) -> dict[str, Any]:
 
 
 def commit(store: Store, rule: Rule, verdict: Verdict, base: str, fingerprint: str, outputs: dict[str, Any],
-           record: dict[str, Any], texts: dict[str, str], scratch: dict[str, Path]) -> Trace:
-    """Record a job that has ended, and put its outputs from scratch into place."""
-    trace = store.traces.commit(str(verdict.key), base, verdict.epoch, fingerprint, outputs, record, texts, rule.outputs)
+           record: dict[str, Any], texts: dict[str, str], scratch: dict[str, Path], failures: Iterable[Failed] = ()) -> Trace:
+    """Record a job that has ended, with the rows that failed, and put its outputs from scratch into place."""
+    trace = store.traces.commit(str(verdict.key), base, verdict.epoch, fingerprint, outputs, record, texts, rule.outputs,
+                                failures)
     reached("trace committed")
     _put(store, rule, trace, scratch)
     return trace

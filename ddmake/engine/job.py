@@ -12,23 +12,25 @@ from pathlib import Path
 from typing import Any
 
 from ddmake.artifacts import stage
+from ddmake.calls.model import Manner
 from ddmake.ddfile.inputs import GIVEN
 from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.target import Source
 from ddmake.ddfile.workflow import Workflow
 from ddmake.engine import commit, recipes
 from ddmake.engine.ingredients import Reader
-from ddmake.engine.opening import Opener
+from ddmake.engine.opening import Opener, Way
 from ddmake.engine.plan import Planner, digest_of
 from ddmake.engine.record import record_of
 from ddmake.engine.verdicts import Edited, Verdict
 from ddmake.engine.watched import watched
 from ddmake.errors import DdfileError, DdmakeError, PlanAgain
 from ddmake.fingerprint import hashes
-from ddmake.store import Store
+from ddmake.store import Store, failed
 from ddmake.store.objects import Damaged
 from ddmake.store.traces import Trace
 
+FAILED = "failed.jsonl"  # in the scratch folder: rows without a usable answer
 LOOK = 0.05  # seconds between two looks at a lock that somebody else holds
 
 Tell = Callable[[int, int, str], None]
@@ -42,6 +44,8 @@ class Order:
 
     key: str
     force: bool = False  # make it, be it fresh or not
+    retry: bool = False  # and send its failed rows again
+    caller: str | None = None  # where the run's caller is reached
     edited: Edited = "tell"
 
 
@@ -77,7 +81,7 @@ def perform(flow: Workflow, files: Hashes, store: Store, rule: Rule, order: Orde
                 return Outcome("restored", verdict.trace)
             except Damaged as error:
                 print(f"{error}; {rule.label} is made again", flush=True)
-        return Outcome("made", _make(flow, files, store, rule, planner, verdict, tell, reload))
+        return Outcome("made", _make(flow, files, store, rule, order, planner, verdict, tell, reload))
 
 
 @contextmanager
@@ -118,6 +122,7 @@ def _decide(flow: Workflow, store: Store, rule: Rule, order: Order) -> tuple[Pla
     """
     planner = Planner(flow, store, order.edited)
     planner.forced = {rule} if order.force else set()
+    planner.retried = {rule} if order.retry else set()
     for source in flow.sources(rule):
         before = source.target.rule if source.target is not None else None
         if before is not None and before not in planner.verdicts and not planner.take_as_it_lies(before):
@@ -125,8 +130,8 @@ def _decide(flow: Workflow, store: Store, rule: Rule, order: Order) -> tuple[Pla
     return planner, planner.decide(rule)
 
 
-def _make(flow: Workflow, files: Hashes, store: Store, rule: Rule, planner: Planner, verdict: Verdict, tell: Tell,
-          reload: Reload) -> Trace:
+def _make(flow: Workflow, files: Hashes, store: Store, rule: Rule, order: Order, planner: Planner, verdict: Verdict,
+          tell: Tell, reload: Reload) -> Trace:
     """Run the recipe and commit what it made."""
     folder = store.folder / "scratch" / str(verdict.key)[:32]
     scratch = {name: folder / str(i) / os.path.basename(path) for i, (name, path) in enumerate(rule.outputs.items())}
@@ -134,8 +139,9 @@ def _make(flow: Workflow, files: Hashes, store: Store, rule: Rule, planner: Plan
         stage.remove(place.parent)  # of a try that failed
         os.makedirs(place.parent)
     started, process = time.time(), os.getpid()
+    way = Way(Manner(verdict.epoch, order.retry), order.caller, folder / FAILED)
     with _half_goes(folder, scratch):
-        usage = _run(flow, store, rule, scratch, folder / "checkpoints", verdict.epoch, tell)
+        usage = _run(flow, store, rule, scratch, folder / "checkpoints", way, tell)
         if os.getpid() != process:
             os._exit(0)  # a recipe forked, and this is its child: what it made is its parent's to commit
         outputs = commit.keep(store, scratch, rule)
@@ -143,7 +149,8 @@ def _make(flow: Workflow, files: Hashes, store: Store, rule: Rule, planner: Plan
         _check_again(reload, store, rule, str(verdict.key))
     record = {**record_of(flow, rule, planner, verdict, started, usage), "metrics": _metrics(rule, scratch)}
     texts, fingerprint = planner.reader.texts(verdict.ingredients or {}), _fingerprint(flow, rule, planner, verdict)
-    trace = commit.commit(store, rule, verdict, _base(planner, verdict), fingerprint, outputs, record, texts, scratch)
+    lost = failed.rows(folder / FAILED)
+    trace = commit.commit(store, rule, verdict, _base(planner, verdict), fingerprint, outputs, record, texts, scratch, lost)
     stage.remove(folder)
     return trace
 
@@ -159,14 +166,15 @@ def _half_goes(folder: Path, scratch: dict[str, Path]) -> Iterator[None]:
             for place in scratch.values():
                 shutil.rmtree(place.parent, ignore_errors=True)
             with suppress(OSError):
+                (folder / FAILED).unlink(missing_ok=True)
                 folder.rmdir()
         raise
 
 
-def _run(flow: Workflow, store: Store, rule: Rule, scratch: dict[str, Path], checkpoints: Path, epoch: int,
+def _run(flow: Workflow, store: Store, rule: Rule, scratch: dict[str, Path], checkpoints: Path, way: Way,
          tell: Tell) -> dict[str, Any]:
     """Run the recipe on its opened inputs, and return what its llms were asked."""
-    opener = Opener(flow, store, rule, tell, epoch)
+    opener = Opener(flow, store, rule, tell, way)
     given = dict(zip(GIVEN, (None, checkpoints, tell)))
     if "checkpoints" in rule.recipe.signature.parameters:
         checkpoints.mkdir(parents=True, exist_ok=True)

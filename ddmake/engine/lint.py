@@ -15,6 +15,7 @@ from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.template import FILE, Template
 from ddmake.ddfile.workflow import Workflow
 from ddmake.engine import hidden, twice
+from ddmake.engine.alike import alike
 from ddmake.engine.graph import Graph
 from ddmake.engine.ingredients import Ingredients
 from ddmake.engine.reasons import reason
@@ -39,7 +40,7 @@ def findings(flow: Workflow) -> list[Finding]:
     """Return what is likely a mistake, in the order in which it is looked for. Raises DdmakeError."""
     made_of = twice.made_of(flow)
     found = [*_unsettled(flow, made_of, twice.loaded_again(flow)), *_hidden_reads(flow, made_of), *_forgotten_f(flow),
-             *_templates(flow, made_of), *_unneeded(flow), *_recipes(flow), *_heavy(flow)]
+             *_templates(flow, made_of), *_unneeded(flow), *_recipes(flow), *_heavy(flow), *_alike(flow, made_of)]
     return list(dict.fromkeys(found))
 
 
@@ -121,6 +122,13 @@ def _heavy(flow: Workflow) -> Iterator[Finding]:
                 yield Finding("slow top level", f"{os.path.relpath(file, flow.root)}:{node.lineno}",
                               f"{name} is imported whenever the Ddfile is loaded, if only to list targets",
                               "Import it in the recipe that uses it.")
+
+
+def _alike(flow: Workflow, made_of: Mapping[str, Ingredients]) -> Iterator[Finding]:
+    """Yield the rules that ask an llm the very same as another one."""
+    for rule, other in alike(flow, made_of):
+        yield Finding("same requests", rule.place, f"{rule.label} asks the very same as {other.label}, and gets its answers",
+                      "If others are meant, give it another sample: llm.using(sample=1).")
 
 
 def _imported(node: ast.stmt) -> set[str]:

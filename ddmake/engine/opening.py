@@ -1,7 +1,7 @@
 """Opening what a recipe is given: datasets, folders, models, llms."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,12 @@ from ddmake import toys
 from ddmake.artifacts import views
 from ddmake.artifacts.digest import kind_of
 from ddmake.backends import open_backend
+from ddmake.backends.base import Answer, Backend
 from ddmake.backends.hub import snapshot
-from ddmake.calls.cache import Calls
-from ddmake.calls.model import OpenedLLM, Usage
+from ddmake.backends.providers import is_remote
+from ddmake.calls.cache import Calls, Payer
+from ddmake.calls.client import Line, Remote
+from ddmake.calls.model import Manner, OpenedLLM, Usage
 from ddmake.ddfile.inputs import PATHS, marked
 from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.specs import LLM
@@ -19,15 +22,31 @@ from ddmake.ddfile.target import ModelName, Source, View
 from ddmake.ddfile.workflow import Workflow
 from ddmake.engine import hub
 from ddmake.store import Store
+from ddmake.store.failed import Failures
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a job's llms are asked: in what manner, by the caller at which address; where failed rows are kept."""
+
+    manner: Manner = Manner()
+    caller: str | None = None
+    failed: Path | None = None
 
 
 class Opener:
-    """Opens the inputs and arguments of one job, and keeps count of what its llms are asked."""
+    """Opens the inputs and arguments of one job, and keeps count of what its llms are asked.
 
-    def __init__(self, flow: Workflow, store: Store, rule: Rule, tell: Callable[[int, int, str], None], epoch: int = 0):
-        self.flow, self.store, self.rule, self.tell, self.epoch = flow, store, rule, tell, epoch
+    To `look_only` is to open llms for what is known of them: a model that would have to be loaded stays a spec then.
+    """
+
+    def __init__(self, flow: Workflow, store: Store, rule: Rule, tell: Callable[[int, int, str], None], way: Way = Way(),
+                 look_only: bool = False):
+        self.flow, self.store, self.rule, self.tell, self.way, self.look_only = flow, store, rule, tell, way, look_only
         self.usage: dict[str, Usage] = {}
         self._calls: Calls | None = None
+        self._line: Line | None = None
+        self._failures = Failures(way.failed) if way.failed is not None else None
         self._llms: list[OpenedLLM] = []
 
     def given(self) -> dict[str, Any]:
@@ -55,11 +74,12 @@ class Opener:
         return value
 
     def close(self) -> None:
-        """Commit the calls that came, and let go of models."""
+        """Commit the calls that came, and let go of models and of the caller."""
         for llm in self._llms:
             llm.backend.close()
-        if self._calls is not None:
-            self._calls.close()
+        for opened in (self._line, self._calls, self._failures):
+            if opened is not None:
+                opened.close()
 
     def _source(self, source: Source) -> Any:
         path = Path(source.path)
@@ -75,19 +95,39 @@ class Opener:
         name = hub.of_model(self.flow, self.rule, model)
         return toys.folder(model.name) if name is None else snapshot(self.flow.root, name)
 
-    def _llm(self, spec: LLM) -> OpenedLLM:
+    def _llm(self, spec: LLM) -> OpenedLLM | LLM:
+        remote = is_remote(spec)
+        if self.look_only and not remote and spec.name != "echo":
+            return spec
+        name = Path(spec.name.path).as_posix() if isinstance(spec.name, Source) else spec.name
+        backend = self._remote(spec) if remote else self._local(spec)
+        manner = replace(self.way.manner, cache=self._cached(spec))
+        usage = self.usage.setdefault(name, Usage())
         if self._calls is None:
             self._calls = Calls(self.store.folder)
+        opened = OpenedLLM(spec, backend, self._calls, usage, lambda done, asked: self.tell(done, 0, "answers"), manner,
+                           Payer(name, self.rule.label, "local"), lambda *failed: self._keep_failed(name, *failed))
+        self._llms.append(opened)
+        return opened
+
+    def _remote(self, spec: LLM) -> Remote:
+        if self._line is None:
+            self._line = Line(self.way.caller, self.rule.label, self.store.folder)
+        return Remote(spec, self._line, self._cached(spec), lambda note: self.tell(0, 0, note))
+
+    def _local(self, spec: LLM) -> Backend:
         model = Path(spec.name.path) if isinstance(spec.name, Source) else None
         adapter = Path(spec.adapter.path) if isinstance(spec.adapter, Source) else spec.adapter
         if "adapter" in (names := hub.of_llm(self.flow, spec)):
             adapter = snapshot(self.flow.root, names["adapter"])
-        spec = replace(spec, revision=hub.commit_of(self.flow, self.rule, spec) or spec.revision)
-        usage = self.usage.setdefault(model.as_posix() if model else spec.name, Usage())
-        backend = open_backend(spec, model, adapter)
-        opened = OpenedLLM(spec, backend, self._calls, usage, lambda done, asked: self.tell(done, 0, "answers"), self.epoch)
-        self._llms.append(opened)
-        return opened
+        return open_backend(replace(spec, revision=hub.commit_of(self.flow, self.rule, spec) or spec.revision), model, adapter)
+
+    def _cached(self, spec: LLM) -> bool:
+        return spec.cache is not False and self.rule.options.cache is not False
+
+    def _keep_failed(self, llm: str, number: int, reason: str, answer: Answer, row: Mapping[str, Any] | None) -> None:
+        if self._failures is not None:
+            self._failures.add(number, llm, reason, answer.finish_reason, str(answer), row or {})
 
 
 def _paths(value: Any) -> Any:

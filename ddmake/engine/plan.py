@@ -7,6 +7,7 @@ key holds its inputs' digests, so an input that was made again with the same mea
 import os
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from ddmake.artifacts import digest as artifacts
 from ddmake.artifacts.digest import Digest
 from ddmake.backends import check_name
+from ddmake.backends.providers import unsupported
 from ddmake.ddfile.binding import leaves
 from ddmake.ddfile.rule import Group, Rule
 from ddmake.ddfile.specs import LLM
@@ -25,7 +27,7 @@ from ddmake.engine.reasons import reason
 from ddmake.engine.schema import Columns, columns_of
 from ddmake.engine.verdicts import NOTHING_MORE, Edited, Plan, Verdict, Wishes, Word
 from ddmake.errors import DdfileError, DdmakeError, did_you_mean
-from ddmake.store import Store
+from ddmake.store import Store, failed
 from ddmake.store.files import Manifest
 from ddmake.store.traces import Trace
 
@@ -43,6 +45,7 @@ class Planner:
         self.flow, self.store, self.edited = flow, store, edited
         self.verdicts: dict[Rule, Verdict] = {}
         self.forced: set[Rule] = set()
+        self.retried: set[Rule] = set()  # whose failed rows are sent again
         self.columns: dict[str, Columns] = {}  # by target's path, where they are known before it is made
         self.reader = Reader(flow, self.identify)
         self.keys = Keys()
@@ -62,6 +65,7 @@ class Planner:
         self._read_ahead(graph)
         raised = self._resampled(wanted) if wishes.resample else {}
         self.forced = set(wanted) if wishes.force else set()
+        self.retried = set(wanted if names else graph.order) if wishes.retry else set()
         self.edited = wishes.edited
         if wishes.only:
             self._take_inputs_as_they_lie(graph)
@@ -97,6 +101,14 @@ class Planner:
 
     def decide(self, rule: Rule) -> Verdict:
         """Return the verdict on a rule whose inputs have been decided on."""
+        verdict = self._decide(rule)
+        lost = failed.count(self.store.traces.db, verdict.trace.id) if rule in self.retried and verdict.trace else 0
+        if not lost or not verdict.settled:
+            return verdict
+        why = f"{lost:,} failed rows are sent again" if lost > 1 else "1 failed row is sent again"
+        return replace(verdict, word="make", reason=why, trace=None)
+
+    def _decide(self, rule: Rule) -> Verdict:
         held = self._held_up(rule)
         if held is not None:
             return Verdict(rule, *held)
@@ -334,9 +346,10 @@ class Planner:
 
     def _check_llms(self, rule: Rule) -> None:
         for leaf in leaves([*rule.inputs.values(), *rule.arguments.values()]) if rule.names_models else ():
-            wrong = check_name(leaf.name, leaf.base_url) if isinstance(leaf, LLM) and isinstance(leaf.name, str) else None
-            if wrong:
-                raise DdfileError(f"{rule.place}: {wrong}")
+            if isinstance(leaf, LLM) and isinstance(leaf.name, str):
+                wrong = check_name(leaf.name, leaf.base_url) or unsupported(leaf)
+                if wrong:
+                    raise DdfileError(f"{rule.place}: {wrong}")
 
 
 def digest_of(store: Store, path: str) -> Digest | None:

@@ -2,6 +2,7 @@
 
 import re
 
+from ddmake.backends.providers import is_remote
 from ddmake.ddfile.binding import leaves
 from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.specs import LLM
@@ -72,6 +73,12 @@ def _check(rule: Rule, asked: Needs, machine: Machine) -> None:
         told = f"gpus={asked.gpus}, and ddmake sees {len(machine.gpus) or 'none'} here"
     if told:
         raise DdfileError(f"{rule.place}: {rule.label} asks for {told}. Ask for less, or run it where there is more.")
+
+
+def asks_services(rule: Rule) -> bool:
+    """Tell whether a rule's job asks an llm over a network."""
+    values = [value for value in (*rule.inputs.values(), *rule.arguments.values()) if not _only_paths(value)]
+    return any(isinstance(leaf, LLM) and is_remote(leaf) for leaf in leaves(values))
 
 
 def local_models(rule: Rule) -> frozenset[str]:

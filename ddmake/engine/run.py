@@ -64,7 +64,10 @@ class Observer(Protocol):
 
 @dataclass
 class Run:
-    """One run of a plan. `threads` is what a job gets whose rule doesn't say how many cores it takes."""
+    """One run of a plan. `threads` is what a job gets whose rule doesn't say how many cores it takes.
+
+    `caller` is where the process is reached that asks services.
+    """
 
     flow: Workflow
     store: Store
@@ -74,6 +77,7 @@ class Run:
     observer: Observer
     keep_going: bool
     threads: int
+    caller: str | None = None
     results: list[Done] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -180,7 +184,8 @@ class Run:
         name = hashes.of_value(rule.label)[:16]
         result = self._folder / f"{name}.json"
         command = [*self._command, f"./{rule.label}", "--key", str(verdict.key), "--result", str(result),
-                   *(["--force"] if rule in self.planner.forced else [])]
+                   *(["--force"] if rule in self.planner.forced else []), *(["--retry"] if rule in self.planner.retried else []),
+                   *(["--caller", self.caller] if self.caller else [])]
         log = self.store.folder / "logs" / rule.label / f"{time.strftime('%Y%m%d-%H%M%S')}-{str(verdict.key)[:8]}.log"
         making = verdict.word == "make"
         return Task(name, command, self.flow.root, log, result, _needs(verdict), _threads(rule.options.cpus or self.threads),

@@ -43,6 +43,7 @@ class Wishes:
     until: tuple[str, ...] = ()  # of what is asked for, these and what they need
     force: bool = False  # make what is named, be it fresh or not
     resample: bool = False  # draw new answers for what is named
+    retry: bool = False  # send failed rows again
     edited: Edited = "tell"
 
 

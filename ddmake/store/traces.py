@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddmake.errors import DdmakeError
 from ddmake.fingerprint import hashes
+from ddmake.store import failed
 from ddmake.store.database import Transaction, connect
 from ddmake.store.files import Manifest
 
@@ -65,7 +66,7 @@ def m004_folders_of_runs(db: "Database") -> None:
     db["runs"].add_column("folder", str, not_null_default="")
 
 
-MIGRATIONS = (m001_traces, m002_placing, m003_light_traces, m004_folders_of_runs)
+MIGRATIONS = (m001_traces, m002_placing, m003_light_traces, m004_folders_of_runs, failed.m005_failed_rows)
 
 KNOWN = 10_000  # traces that a process keeps in mind
 LIGHT = "traces.id, key, base, epoch, fingerprint, made, outputs, checksum"
@@ -221,8 +222,8 @@ class Traces:
         return [RunNote(started, ddfile, json.loads(knobs), folder) for started, ddfile, knobs, folder in rows]
 
     def commit(self, key: str, base: str, epoch: int, fingerprint: str, outputs: dict[str, Any], record: dict[str, Any],
-               texts: Mapping[str, str], paths: Mapping[str, str]) -> Trace:
-        """Commit the trace of a job that has just ended, and that its outputs are about to be put at `paths`.
+               texts: Mapping[str, str], paths: Mapping[str, str], failures: Iterable[failed.Failed] = ()) -> Trace:
+        """Commit the trace of a job that has just ended, its failed rows, and that its outputs are about to be put at `paths`.
 
         What is committed is on the disk when this returns: a power failure can't part it from what is swapped next.
         """
@@ -232,6 +233,7 @@ class Traces:
         with self.transaction():
             number = _insert(self.db, None, key, base, epoch, fingerprint, now, told, record_text)
             self.db.executemany("INSERT OR IGNORE INTO texts (sha, text) VALUES (?, ?)", texts.items())
+            failed.keep(self.db, number, failures)
             self._intend(number, paths)
         self.db.execute("PRAGMA synchronous=NORMAL")
         return Trace(self.db, (number, key, base, epoch, fingerprint, now, told))
@@ -299,7 +301,8 @@ class Traces:
         rows = [(number,) for number in numbers]
         with self.transaction():
             for statement in ("DELETE FROM placed WHERE trace = ?", "DELETE FROM placed_before WHERE trace = ?",
-                              "DELETE FROM records WHERE trace = ?", "DELETE FROM traces WHERE id = ?"):
+                              "DELETE FROM records WHERE trace = ?", "DELETE FROM failed WHERE trace = ?",
+                              "DELETE FROM traces WHERE id = ?"):
                 self.db.executemany(statement, rows)
 
     def _intend(self, number: int, paths: Mapping[str, str]) -> None:

@@ -1,0 +1,225 @@
+"""A worker's side of the socket to the run's caller: passes over requests, and what comes back for each.
+
+The connection is made when something has to be sent: a job whose answers are all known needs no caller.
+"""
+
+import itertools
+import queue
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from ddmake.backends import providers, stopping
+from ddmake.backends.base import Answer, Request
+from ddmake.calls import frames
+from ddmake.calls.switch import Switch
+from ddmake.ddfile.specs import LLM
+from ddmake.errors import DdmakeError, ProviderError
+
+OUTSTANDING = 1024  # requests of one pass that the caller has in hand, queued ones included
+OUTSTANDING_BYTES = 64 << 20  # and what they may hold: messages with images are large
+BATCH, BATCH_BYTES = 100_000, 256 << 20  # the same for a provider's batch API
+FRAME = 64  # requests that are told at once
+NAP = 0.25  # seconds between two looks whether the job is to end
+GONE = "the run's caller process has ended; what it had finished is kept. Run ddmake again."
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A call that has to be made, by the number of the prompt that it is for."""
+
+    number: int
+    key: bytes
+    request: Request
+    anew: bool = False
+
+
+class Line:
+    """A connection to the caller at `address`, shared by the llms of one job.
+
+    A job that runs without a head, and so without its caller, starts one of its own.
+    """
+
+    def __init__(self, address: str | None, rule: str, folder: Path):
+        self.address, self.rule, self.folder = address, rule, folder
+        self._own: Switch | None = None
+        self._socket: socket.socket | None = None
+        self._passes: dict[int, queue.SimpleQueue[Any]] = {}
+        self._numbers = count()
+        self._writing, self._opening = threading.Lock(), threading.Lock()
+        self._gone = False
+
+    def begin(self, told: Mapping[str, Any]) -> tuple[int, "queue.SimpleQueue[Any]"]:
+        """Begin a pass; return its number and where its answers arrive."""
+        with self._opening:
+            if self._socket is None:
+                self._connect()
+            number = next(self._numbers)
+        heard: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._passes[number] = heard
+        self.say({"pass": number, "rule": self.rule, **told})
+        return number, heard
+
+    def end(self, number: int) -> None:
+        """End a pass: what comes for it later isn't wanted here."""
+        self._passes.pop(number, None)
+        if not self._gone:
+            self.say({"end": number})
+
+    def say(self, told: Mapping[str, Any]) -> None:
+        """Tell the caller something. Raises DdmakeError where it is gone."""
+        assert self._socket is not None, "the connection isn't made yet"
+        try:
+            with self._writing:
+                self._socket.sendall(frames.packed(told))
+        except OSError:
+            raise DdmakeError(GONE) from None
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._socket is not None:
+            self._gone = True
+            self._socket.shutdown(socket.SHUT_RDWR)
+            self._socket.close()
+        if self._own is not None:
+            self._own.close()
+
+    def _connect(self) -> None:
+        if self.address is None:
+            self._own = Switch(self.folder)
+            self.address = self._own.address
+        self._socket = socket.socket(socket.AF_UNIX)
+        try:
+            self._socket.connect(self.address)
+        except OSError:
+            raise DdmakeError(GONE) from None
+        threading.Thread(target=self._listen, args=(self._socket.makefile("rb"),), daemon=True).start()
+
+    def _listen(self, heard: Any) -> None:
+        """Hand out what the caller says, until it says no more."""
+        try:
+            while head := heard.read(frames.HEAD):
+                self._take(frames.unpacked(heard.read(int.from_bytes(head, "big"))))
+        except (OSError, ValueError):
+            pass
+        self._gone = True
+        for waiting in list(self._passes.values()):
+            waiting.put({"problem": None, "kind": "DdmakeError", "told": GONE})
+
+    def _take(self, told: Mapping[str, Any]) -> None:
+        if "answers" not in told:
+            if (waiting := self._passes.get(told.get("problem", told.get("note")))) is not None:
+                waiting.put(told)
+            return
+        for number, items in itertools.groupby(told["answers"], key=lambda item: item[0]):
+            if (waiting := self._passes.get(number)) is not None:
+                waiting.put({"answers": list(items)})
+
+
+@dataclass
+class Remote:
+    """An llm that is asked over a network, by the run's caller."""
+
+    spec: LLM
+    line: Line
+    cache: bool = True
+    remark: Callable[[str], None] = field(default=lambda note: None)  # is told what the caller waits for
+
+    def identity(self) -> Mapping[str, object]:
+        """Return what tells this model from every other: enters the key of each call."""
+        return providers.identity(self.spec)
+
+    def answers(self, wanted: Iterable[Wanted | None]) -> Iterator[tuple[int, Answer, bool]]:
+        """Have calls made, and yield (number, answer, whether it was known or others paid) as answers come.
+
+        `wanted` is read as far as there is room, and not further for now where it gives None. When the job is to end, no
+        more are sent, and those in flight are waited for. Raises ProviderError for what concerns all of them.
+        """
+        ahead = _Ahead(self, iter(wanted))
+        with stopping.finishing():
+            try:
+                while ahead.more():
+                    yield from ahead.heard()
+            finally:
+                ahead.close()
+
+    def close(self) -> None:
+        """Do nothing: the connection is the job's."""
+
+
+class _Ahead:
+    """One pass as its worker sees it: what the caller has in hand."""
+
+    def __init__(self, remote: Remote, wanted: Iterator[Wanted | None]):
+        self.remote, self.wanted = remote, wanted
+        batch = bool(remote.spec.batch)  # which begins once all that goes into it is there
+        self.most, self.most_bytes = (BATCH, BATCH_BYTES) if batch else (OUTSTANDING, OUTSTANDING_BYTES)
+        self.sizes: dict[int, int] = {}  # of the requests in hand, by number
+        self.bytes = 0
+        self.pass_: int | None = None
+        self.arrived: queue.SimpleQueue[Any] | None = None
+        self.ended, self.told_last, self.stopped = False, False, False
+
+    def more(self) -> bool:
+        """Ask for as much as there is room for, and tell whether anything is to be waited for."""
+        frame: list[list[Any]] = []
+        while not self.ended and not self.stopped and len(self.sizes) < self.most and self.bytes < self.most_bytes:
+            call = next(self.wanted, self)
+            if call is self:
+                self.ended = True
+            elif call is None:
+                break
+            else:
+                frame.append(self._item(call))
+            if len(frame) == FRAME:
+                self._ask(frame)
+                frame = []
+        if frame:
+            self._ask(frame)
+        if self.sizes and not self.told_last and (self.ended or len(self.sizes) < self.most):
+            self.told_last = True
+            self.remote.line.say({"last": self.pass_})
+        return bool(self.sizes)
+
+    def heard(self) -> Iterator[tuple[int, Answer, bool]]:
+        """Wait for answers, and yield those that are there."""
+        if stopping.asked() and not self.stopped:
+            self.stopped = True
+            self.remote.line.say({"stop": True})
+        try:
+            told = self.arrived.get(timeout=NAP)
+        except queue.Empty:
+            return
+        if "problem" in told:
+            raise (DdmakeError if told["kind"] == "DdmakeError" else ProviderError)(told["told"])
+        if "note" in told:
+            self.remote.remark(told["told"])
+            return
+        for _, number, answer, cached in told["answers"]:
+            self.bytes -= self.sizes.pop(number)
+            if not self.stopped:  # the caller keeps those that come now
+                yield number, frames.answer(answer), cached
+
+    def close(self) -> None:
+        """End the pass: what the caller has in hand isn't wanted any more."""
+        if self.pass_ is not None:
+            self.remote.line.end(self.pass_)
+
+    def _item(self, call: Wanted) -> list[Any]:
+        """Note that a call is in the caller's hands, and return it as it is told; the first one begins the pass."""
+        if self.pass_ is None:
+            told = {"llm": frames.of_llm(self.remote.spec), "schema": call.request.schema, "tools": call.request.tools,
+                    "cache": self.remote.cache}
+            self.pass_, self.arrived = self.remote.line.begin(told)
+        size = sum(len(str(message.get("content"))) for message in call.request.messages)
+        self.sizes[call.number] = size
+        self.bytes += size
+        return [call.number, call.key.hex(), *frames.of_request(call.request), call.anew]
+
+    def _ask(self, frame: list[list[Any]]) -> None:
+        self.told_last = False
+        self.remote.line.say({"ask": self.pass_, "items": frame})

@@ -1,0 +1,276 @@
+"""`ddmake show`: what lies at a target, and the rows that failed when it was made. Nothing is asked whether it is stale."""
+
+import base64
+import json
+import math
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ddmake.artifacts.digest import kind_of
+from ddmake.cli.listing import when
+from ddmake.cli.room import amount
+from ddmake.cli.show import count, few, table
+from ddmake.cli.terminal import fitted, one_line, printable, screen
+from ddmake.ddfile.load import load
+from ddmake.ddfile.workflow import Workflow
+from ddmake.errors import DdfileError, DdmakeError
+from ddmake.store import FOLDER, Store, failed, open_store
+from ddmake.store.failed import Failed
+from ddmake.store.files import walk
+from ddmake.store.traces import Trace
+
+HEAD = 65536  # bytes of a file that tell whether it is text
+LEFT = 2  # columns of a terminal that indented lines begin with
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What of a target is to be shown: the first `most` rows, one `row` in full, or those that `failed`."""
+
+    most: int
+    row: int | None
+    failed: bool
+    as_json: bool
+
+
+@dataclass(frozen=True)
+class Lying:
+    """What lies at a target's path, and the result that was last put there."""
+
+    path: str
+    place: Path
+    trace: Trace | None
+    edited: bool
+    lost: int  # rows that failed
+
+    @property
+    def title(self) -> str:
+        """Return what is said of it beside what it is."""
+        made = "not made by ddmake" if self.trace is None else f"made {when(self.trace.made)}"
+        facts = [made, *(["edited since"] if self.edited else []), *([f"{self.lost:,} failed (--failed)"] if self.lost else [])]
+        return "; ".join(facts)
+
+
+def show(file: Path, names: list[str], knobs: dict[str, str], wanted: Wanted) -> int:
+    """Print what lies at a target, and return the exit code. Raises DdfileError for what isn't there."""
+    flow = load(file, **knobs)
+    if not (flow.root / FOLDER / "traces.db").exists():
+        path = _path(flow, None, names)
+        raise DdfileError(f"{path} isn't made yet. Do: ddmake {path}")
+    with closing(open_store(flow.root)) as store:
+        path = _path(flow, store, names)
+        placed = store.traces.at(path)
+        if wanted.failed:
+            lines = _failed(store, path, placed[0] if placed else None, wanted)
+        else:
+            lines = _shown(_lying(flow, store, path, placed), wanted)
+        click.echo("\n".join(lines))
+    return 0
+
+
+def _path(flow: Workflow, store: Store | None, names: list[str]) -> str:
+    """Return the one path that is named: a target's, or that of a result of other knobs or rules."""
+    if len(names) != 1:
+        raise DdfileError(f"ddmake show takes one target, not {len(names)}. What there is: ddmake list")
+    found = flow.find(names[0])
+    if found is not None:
+        return found.path
+    if store is not None and store.traces.placed_at(names[0]) is not None:
+        return names[0]
+    paths = [path for rule in flow.select(names) for path in rule.outputs.values()]
+    if len(paths) != 1:
+        raise DdfileError(f"ddmake show takes one target, and {names[0]} stands for {len(paths)}: {few(paths)}.")
+    return paths[0]
+
+
+def _lying(flow: Workflow, store: Store, path: str, placed: tuple[Trace, str] | None) -> Lying:
+    place, trace = flow.root / path, placed[0] if placed else None
+    if not place.exists():
+        raise DdfileError(f"{path} isn't {'there any more' if placed else 'made yet'}. Do: ddmake {path}")
+    edited = placed is not None and store.files.manifest(path) != placed[0].outputs[placed[1]]["manifest"]
+    return Lying(path, place, trace, edited, failed.count(store.traces.db, trace.id) if trace else 0)
+
+
+def _shown(lying: Lying, wanted: Wanted) -> list[str]:
+    from ddmake.artifacts import table as tables
+
+    found = tables.table(lying.place)
+    if found is not None:
+        return _rows(lying, found, wanted)
+    if wanted.row is not None:
+        raise DdfileError(f"--row: {lying.path} holds no rows.")
+    kind = kind_of(lying.place)
+    if wanted.as_json:
+        told = {**_facts(lying, kind), "bytes": sum(_sizes(lying.place).values()), "files": _sizes(lying.place)}
+        return [_json({**told, "about": dict(_of_model(lying)) if kind == "model" else {}})]
+    return _file(lying, wanted) if kind == "file" else _folder(lying, kind)
+
+
+def _rows(lying: Lying, found: Any, wanted: Wanted) -> list[str]:
+    """Return the lines on a table: its first rows, or one of them in full."""
+    start, most = (0, wanted.most) if wanted.row is None else (wanted.row, 1)
+    rows = list(found.rows(start, most))
+    if not rows:
+        raise DdfileError(f"{lying.path} has no row {start}; it has {count(found.count, 'rows')}, the first is 0.")
+    if wanted.as_json:
+        shown = [{"number": number, "row": row} for number, row in enumerate(rows, start)]
+        return [_json({**_facts(lying, "rows"), "rows": found.count, "columns": found.columns, "shown": shown})]
+    title = f"{lying.path}: {count(found.count, 'rows')}; {lying.title}"
+    if wanted.row is not None:
+        return [f"{lying.path}, row {start} of {found.count:,}", *_wide(rows[0], found.columns)]
+    return [title, "", *_grid(rows, found.columns), *_more(found.count - len(rows), len(found.columns))]
+
+
+def _grid(rows: list[dict[str, Any]], columns: dict[str, str]) -> list[str]:
+    """Return rows as a table as wide as the screen, under the columns' names and types."""
+    wide = screen()
+    head = [("", *(one_line(name, wide) for name in columns)), ("", *(one_line(kind, wide) for kind in columns.values()))]
+    body = [(str(number), *(one_line(_text(row.get(name)), wide) for name in columns)) for number, row in enumerate(rows)]
+    lines = fitted([*head, *body], wide)
+    return [lines[0], click.style(lines[1], dim=True), *lines[2:]]
+
+
+def _more(rows: int, columns: int) -> list[str]:
+    fits = (screen() + 2) // 10 - 1
+    told = [f"{rows:,} more rows (-n)"] if rows > 0 else []
+    told += [f"{columns - fits} more columns (--row 0)"] if columns > fits else []
+    return [f"… {', '.join(told)}"] if told else []
+
+
+def _wide(row: dict[str, Any], columns: dict[str, str]) -> list[str]:
+    """Return a row's values in full, a paragraph each."""
+    lines = []
+    for name, kind in columns.items():
+        lines += ["", f"{click.style(printable(name), bold=True)} ({kind})", *_indented(_text(row.get(name)))]
+    return lines
+
+
+def _indented(text: str) -> list[str]:
+    return [f"  {line}" for line in printable(text).splitlines() or [""]]
+
+
+def _text(value: Any) -> str:
+    """Return a value as it is shown."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (bytes, bytearray)):
+        return f"{amount(len(value))}, binary"
+    if isinstance(value, (dict, list)):
+        return json.dumps(_plain(value), ensure_ascii=False)
+    return "null" if value is None else str(value)
+
+
+def _failed(store: Store, path: str, trace: Trace | None, wanted: Wanted) -> list[str]:
+    """Return the lines on the rows that failed when what lies at a path was made."""
+    if trace is None:
+        raise DdfileError(f"{path} isn't made yet. Do: ddmake {path}")
+    number = failed.count(store.traces.db, trace.id)
+    shown = [one for at, one in zip(range(wanted.most), failed.of(store.traces.db, trace.id, wanted.row))]
+    if wanted.as_json:
+        return [_json({"target": path, "failed": number, "shown": [{**asdict(one), "row": one.values} for one in shown]})]
+    if not number:
+        return [f"{path}: no row failed."]
+    if not shown:
+        raise DdfileError(f"{path}: row {wanted.row} didn't fail. Those that did: ddmake show {path} --failed")
+    lines = [f"{path}: {count(number, 'rows')} failed. Send them again: ddmake --retry-failed {path}"]
+    for one in shown:
+        lines += ["", *_of_failed(one, whole=wanted.row is not None)]
+    return [*lines, *(["", f"… {number - len(shown):,} more (-n)"] if number > len(shown) and wanted.row is None else [])]
+
+
+def _of_failed(one: Failed, whole: bool) -> list[str]:
+    """Return the lines on a failed row: why, what was answered, and its values; each on a line, unless they are wanted whole."""
+    wide = screen() - LEFT
+    lines = [click.style(one_line(f"row {one.number}: {one.reason}", wide), bold=True) + f"  ({printable(one.llm)})"]
+    told = {**one.values, **({"answered": one.answer} if one.answer else {})}
+    if not whole:
+        names = [one_line(name, wide // 4) for name in told]
+        return lines + [f"  {line}" for line in fitted([(name, one_line(_text(value), wide)) for name, value in
+                                                        zip(names, told.values())], wide)] if told else lines
+    for name, value in told.items():
+        lines += [f"  {printable(name)}", *(f"  {line}" for line in _indented(_text(value)))]
+    return lines
+
+
+def _file(lying: Lying, wanted: Wanted) -> list[str]:
+    """Return the first lines of a text, or what a binary file is."""
+    size = lying.place.stat().st_size
+    with lying.place.open("rb") as file:
+        head = file.read(HEAD)
+    try:
+        text = head.decode("utf-8") if len(head) == size else head.rpartition(b"\n")[0].decode("utf-8")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        return [f"{lying.path}: binary, {amount(size)}; {lying.title}"]
+    lines = text.splitlines()
+    more = [f"… more (-n), {amount(size)} in all"] if len(lines) > wanted.most or len(head) < size else []
+    return [f"{lying.path}: text, {amount(size)}; {lying.title}", "", *map(printable, lines[:wanted.most]), *more]
+
+
+def _folder(lying: Lying, kind: str) -> list[str]:
+    """Return the lines on a model, or on a folder of files."""
+    sizes = _sizes(lying.place)
+    title = f"{lying.path}: {kind}, {count(len(sizes), 'files')}, {amount(sum(sizes.values()))}; {lying.title}"
+    about = list(_of_model(lying)) if kind == "model" else []
+    files = [(printable(name), amount(size)) for name, size in sizes.items()]
+    return [title, *(["", *table(about, indent=1)] if about else []), "", *table(files[:20], indent=1),
+            *([f"… {len(files) - 20:,} more"] if len(files) > 20 else [])]
+
+
+def _of_model(lying: Lying) -> Iterator[tuple[str, str]]:
+    """Yield what a model's configs and the record of its training tell."""
+    config, adapter = (_config(lying.place / name) for name in ("config.json", "adapter_config.json"))
+    for name, value in (("architecture", ", ".join(config.get("architectures") or [])), ("adapter", adapter.get("peft_type")),
+                        ("base", adapter.get("base_model_name_or_path"))):
+        if value:
+            yield name, printable(str(value))
+    for name, value in _metrics(lying).items():
+        yield printable(name), f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _metrics(lying: Lying) -> dict[str, Any]:
+    try:
+        return lying.trace.record.get("metrics") or {} if lying.trace else {}
+    except DdmakeError:  # a damaged record
+        return {}
+
+
+def _config(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _sizes(place: Path) -> dict[str, int]:
+    names = [""] if place.is_file() else walk(str(place))
+    return {name or place.name: (place / name).stat().st_size for name in names}
+
+
+def _facts(lying: Lying, kind: str) -> dict[str, Any]:
+    return {"target": lying.path, "kind": kind, "made": lying.trace.made if lying.trace else None, "edited": lying.edited,
+            "failed": lying.lost}
+
+
+def _json(told: dict[str, Any]) -> str:
+    return json.dumps(_plain(told), indent=2, ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON can hold it: bytes in base64, what is no number as null, dates as text."""
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, (bytes, bytearray)):
+        return base64.b64encode(value).decode()
+    return value if value is None or isinstance(value, (str, int, bool)) else str(value)

@@ -1,0 +1,66 @@
+"""What a dry run says of money: how many requests stale rules would send, and what these would cost. Sends nothing.
+
+Prompts are rendered on the rows that are there, and each request is looked up. Tokens in are reckoned from the length of what
+would be sent, tokens out from what the rule used before; what nobody can know stays None.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ddmake.ddfile.binding import leaves
+from ddmake.ddfile.rule import Rule
+from ddmake.ddfile.specs import LLM
+from ddmake.ddfile.workflow import Workflow
+from ddmake.engine.verdicts import Plan, Verdict
+from ddmake.errors import DdfileError
+from ddmake.store import Store
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a rule would ask; None where that isn't known. Tokens and dollars are those of what would be sent."""
+
+    requests: int | None = None
+    send: int | None = None
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    dollars: float | None = None
+    rough: bool = False  # counted on a part of the rows
+    local: bool = False  # all of it runs here, and costs nothing
+    prices: str | None = None  # the day of the table's prices, where one is used
+
+    @property
+    def cached(self) -> int | None:
+        """Return the requests that needn't be sent: those that are known, and those that equal one before."""
+        return None if self.requests is None or self.send is None else self.requests - self.send
+
+
+def estimates(flow: Workflow, store: Store, plan: Plan) -> dict[Rule, Estimate]:
+    """Return what the rules to be made would ask, for each that asks an llm.
+
+    Raises DdfileError for a prompt that can't be rendered.
+    """
+    seen: set[bytes] = set()  # keys that would be sent, whichever rule comes first
+    return {verdict.rule: _estimate(flow, store, verdict, llms, seen) for verdict in plan.verdicts
+            if verdict.word in ("make", "maybe") and (llms := _llms(verdict.rule))}
+
+
+def _llms(rule: Rule) -> list[LLM]:
+    given = [*rule.inputs.values(), *rule.arguments.values()] if rule.names_models else []
+    return [leaf for leaf in leaves(given) if isinstance(leaf, LLM)]
+
+
+def _estimate(flow: Workflow, store: Store, verdict: Verdict, llms: Sequence[LLM], seen: set[bytes]) -> Estimate:
+    from ddmake.calls import prices  # a project at rest needn't load what counts, nor what it counts with
+
+    unknown = Estimate(local=all(prices.price_of(llm) == prices.LOCAL for llm in llms))
+    if verdict.word != "make" or verdict.rule.recipe.asks is None or unknown.local and llms[0].name != "echo":
+        return unknown
+    from ddmake.engine.counting import count
+
+    try:
+        return count(flow, store, verdict, seen)
+    except DdfileError:
+        raise
+    except Exception:  # an input that has gone, a user's function in a view: the run will tell, if it matters
+        return unknown
