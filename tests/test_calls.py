@@ -144,7 +144,7 @@ def test_a_missing_key_is_named(project, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     result = project.ddfile('generate("g", llm=llm("openai/gpt-4o"), prompt="x", n=1)').run()
-    assert result.code == 1
+    assert result.code == 2
     assert "openai/gpt-4o needs an API key: set OPENAI_API_KEY" in result.output
 
 

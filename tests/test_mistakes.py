@@ -162,7 +162,7 @@ def test_a_ddfile_that_makes_nothing_is_told(project, text, told):
 def test_a_templates_unknown_variable_gets_the_nearest_column(project):
     project.ddfile("@step('a')\ndef a():\n    yield {'question': 'x'}\n"
                    "transform('b', a, llm=llm('echo'), prompt='{{ qestion }}')")
-    assert "'qestion' is undefined. Did you mean 'question'? Its row has: question." in project.run().output
+    assert "reads 'qestion'. There are: question. Did you mean 'question'?" in project.run().output
 
 
 def test_a_failure_says_how_to_make_the_rest(project):

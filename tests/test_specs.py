@@ -10,16 +10,18 @@ from ddmake.ddfile.specs import LLM
 COUNTS = {
     "base_url": "'http://localhost:1/v1'", "identity": "'lab'", "temperature": "0.5", "top_p": "0.9", "top_k": "5",
     "max_tokens": "10", "stop": "['.']", "seed": "1", "sample": "1", "extra": "{'x': 1}", "adapter": "'folder'",
-    "revision": "'abc'", "dtype": "'bfloat16'",
+    "revision": "'abc'", "dtype": "'bfloat16'", "reasoning": "'low'", "api": "'completion'",
 }
 COUNTS_FOR_NOTHING = {
+    "rpm": "100", "tpm": "9000", "batch": "True", "price": "(1.0, 2.0)", "cache": "False",
     "device_map": "'auto'", "api_key_env": "'KEY'", "concurrency": "3", "timeout": "9.0", "retries": "1", "batch_size": "2",
     "license": "'mit'", "citation": "'@misc{x}'", "url": "'https://example.org'",
 }
 
 
 def key(project, parameters):
-    project.ddfile(f"generate('g', llm=llm('openai/some-model'{parameters}), prompt='x', n=1)")
+    base = "" if "base_url" in parameters else ", base_url='http://localhost:2/v1'"  # a service that takes all of them
+    project.ddfile(f"generate('g', llm=llm('openai/some-model'{base}{parameters}), prompt='x', n=1)")
     return json.loads(project.make("-n", "--json").output)["rules"][0]["key"]
 
 

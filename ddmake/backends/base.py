@@ -64,7 +64,10 @@ class Answer(str):
         """Return why an answer can't be used; one that was cut or refused can, if its finish reason is accepted."""
         if self.finish_reason in accept:
             return None
-        return self.error or ("cut at max_tokens" if self.finish_reason == "length" else None)
+        return self.error or UNUSABLE.get(self.finish_reason or "")
+
+
+UNUSABLE = {"length": "cut at max_tokens", "content_filter": "filtered"}  # finish reasons of answers that aren't whole
 
 
 class Backend(Protocol):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 COMMON = frozenset({"temperature", "top_p", "max_tokens", "stop", "seed", "reasoning"})
 MORE = COMMON | {"top_k"}
 API_LACKS = {"chat": frozenset(), "completion": {"reasoning", "budget"}, "responses": {"stop", "seed", "top_k", "budget"}}
+LIMITS_BY_MODEL = ("openai", "azure", "groq", "anthropic", "mistral", "gemini")
 LOCAL = ("hf", *toys.NAMES, "echo")
 ALIASES = {"together": "together_ai", "fireworks": "fireworks_ai", "hosted_vllm": "vllm", **supported.ALIASES}
 
@@ -158,6 +159,11 @@ def account(spec: "LLM") -> str:
     """Return whom the provider counts requests under: the endpoint, and a hash in place of the key."""
     key = _key(spec)
     return f"{endpoint(spec)} {hashlib.blake2b(key.encode(), digest_size=4).hexdigest()}" if key else endpoint(spec)
+
+
+def counted_apart(spec: "LLM") -> str:
+    """Return what of a model's name its provider has limits of its own for; nothing where all models of an account share them."""
+    return model_of(spec) if kind_of(spec) in LIMITS_BY_MODEL and spec.base_url is None else ""
 
 
 def api_key(spec: "LLM") -> str | None:

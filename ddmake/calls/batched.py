@@ -30,6 +30,7 @@ class Batched:
         self.caller, self.spec = caller, spec
         self.batcher = Batcher(Book(caller.calls.path), open_batches(spec, session), self, spec.name)
         self._budget = caller.sender.budget
+        self._fresh: set[bytes] = set()  # delivered, and perhaps not on disk yet
         self._adding: set[asyncio.Task[None]] = set()
 
     def add(self, call: Call) -> None:
@@ -43,6 +44,10 @@ class Batched:
         await asyncio.gather(*self._adding)
         await self.batcher.flush()
 
+    def drop(self, key: bytes) -> None:
+        """Leave out a call that nobody waits for any more, if its batch isn't handed over yet."""
+        self.batcher.drop(key)
+
     async def close(self) -> None:
         """Let go of the batches: they stay open at the provider, for the next run to collect."""
         await self.batcher.stop()
@@ -50,6 +55,7 @@ class Batched:
     def deliver(self, key: bytes, request: Request, answer: Answer, rule: str) -> None:
         """Take an answer: keep it, and give it to who waits for it."""
         call = self.caller.under_way.pop(key, None)
+        self._fresh.add(key)
         if call is None:
             self._keep_unasked(key, request, answer, rule)
             return
@@ -82,8 +88,9 @@ class Batched:
 
     async def kept(self) -> None:
         """Return once all that was delivered is on disk."""
-        while self.caller.answered:
+        while self._fresh & self.caller.answered.keys():
             await asyncio.sleep(LOOK)
+        self._fresh.clear()
 
     def known(self, keys: Iterable[bytes]) -> Mapping[bytes, Answer]:
         """Return the answers that are known and count: none to a call that is made anew."""

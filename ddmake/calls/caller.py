@@ -131,7 +131,7 @@ class Caller:
         return self.session
 
     def _flow(self, spec: LLM) -> Flow:
-        account = providers.account(spec)
+        account = f"{providers.account(spec)} {providers.counted_apart(spec)}"
         if account not in self._flows:
             self._flows[account] = Flow(providers.kind_of(spec))
         self._flows[account].state(spec.concurrency, spec.rpm, spec.tpm)
@@ -260,8 +260,10 @@ class Caller:
         """Give up a call that isn't in flight."""
         if self.foreign.pop(call.key, None) is not None:
             call.give(stopped())
-        elif call.task is None:  # its batch goes on at the provider, for the next run to collect
+        elif call.task is None:  # its batch, once handed over, goes on at the provider for the next run to collect
+            self._batches(call.by).drop(call.key)
             self.under_way.pop(call.key, None)
+            self.claims.release([call.key])
             call.give(stopped())
         elif not call.sent:
             call.task.cancel()

@@ -14,6 +14,7 @@ from ddmake.calls.cache import NOBODY, Calls, Payer
 from ddmake.calls.client import BATCH, Remote, Wanted
 from ddmake.ddfile.asking import Prompt
 from ddmake.ddfile.specs import LLM
+from ddmake.ddfile.structure import json_schema
 from ddmake.errors import DdmakeError
 
 WINDOW = 512  # requests that are looked up at once
@@ -104,7 +105,7 @@ class OpenedLLM:
         `answer.wrong` is why it can't be used, None if it can; `answer.value` is what `parse(number, answer)` made of it, what
         the JSON holds under a schema, or the text. Where `parse` raises, the prompt is asked again, three times at most.
         """
-        requests = (self._request(prompt, schema, tools) for prompt in prompts)
+        requests = self._requests(prompts, schema, tools)
         work = _Work(self, requests, parse, frozenset(accept))
         number = 0
         for _ in work.arrivals():
@@ -115,7 +116,7 @@ class OpenedLLM:
 
     def look(self, prompts: Iterable[Prompt], schema: Schema = None, tools: Tools = None) -> Iterator[Looked]:
         """Yield each request with its answer as far as one is known; nothing is sent."""
-        requests = (self._request(prompt, schema, tools) for prompt in prompts)
+        requests = self._requests(prompts, schema, tools)
         while window := list(islice(requests, WINDOW)):
             asked = [self.numbered(request) for request in window]
             known = self.known(key for key, _ in asked)
@@ -149,7 +150,8 @@ class OpenedLLM:
 
     def key(self, request: Request) -> bytes:
         """Return the key of a call: a hash of all that is asked, of whom, and of which sample is wanted."""
-        asked = {"identity": self.identity, "messages": request.messages, "schema": request.schema,
+        schema = request.schema and json.dumps(request.schema)  # in which fields are asked for bears on what is said
+        asked = {"identity": self.identity, "messages": request.messages, "schema": schema,
                  "sampling": self._sampling, "sample": request.sample, "epoch": request.epoch}
         if request.tools:
             asked["tools"] = request.tools
@@ -158,9 +160,12 @@ class OpenedLLM:
         text = _json(asked)
         return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
-    def _request(self, prompt: Prompt, schema: Schema, tools: Tools) -> Request:
-        messages = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else tuple(dict(m) for m in prompt)
-        return Request(messages, schema, tuple(tools) if tools else None, epoch=self.manner.epoch)
+    def _requests(self, prompts: Iterable[Prompt], schema: Schema, tools: Tools) -> Iterator[Request]:
+        schema = None if schema is None else json_schema(schema)
+        more = {"schema": schema, "tools": tuple(tools) if tools else None, "epoch": self.manner.epoch}
+        for prompt in prompts:
+            messages = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else tuple(dict(m) for m in prompt)
+            yield Request(messages, **more)
 
 
 @dataclass

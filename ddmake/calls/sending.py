@@ -15,6 +15,7 @@ from ddmake.errors import ProviderError
 RETRIES = 8  # further tries, where the llm doesn't say
 UNREACHABLE = 3  # further tries, where nobody answers at the address
 REPAIRS = 2  # how often an answer that breaks the schema is sent back
+REFUSED = 400  # a status that says nothing of limits
 CHARACTERS = 4  # a token, roughly: for limits by tokens
 MEND = "That isn't what was asked for: {problem}. Answer again, with nothing but JSON that fits the schema."
 
@@ -88,7 +89,7 @@ class Sender:
                 cost = None if error.paid else 0.0
                 raise
             except ProviderError:
-                cost = 0.0
+                status, cost = REFUSED, 0.0
                 raise
             finally:
                 call.sent = False

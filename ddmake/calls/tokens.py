@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-
 KNOWN = 500  # calls that a mean is taken of, the newest
 LOOKED_AT = 20_000  # calls among which they are sought, the newest
 IMAGE = '"image_url"'  # how a request tells in JSON that it holds a picture

@@ -64,6 +64,10 @@ class LLM:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) and not isinstance(self.name, (Target, Source)):
             raise DdfileError(f"{here()}: llm() takes a model's name or a target, not {type(self.name).__name__}.")
+        for name in ("concurrency", "rpm", "tpm", "batch_size", "max_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise DdfileError(f"{here()}: llm({str(self.name)!r}): {name}={value}; it is at least 1.")
 
     def using(self, **changes: Any) -> "LLM":
         """Return this llm with some parameters changed."""

@@ -93,12 +93,12 @@ def _tally(asking: Asking, seen: set[bytes]) -> Tally:
         if key is None or key in seen and llm.manner.cache:
             continue
         seen.add(key)
-        written = written(request)
+        text = written(request)
         tally.send += 1
-        tally.characters += len(written)
-        tally.images = tally.images or tokens.IMAGE in written
+        tally.characters += len(text)
+        tally.images = tally.images or tokens.IMAGE in text
         if len(tally.first) < SAMPLE:
-            tally.first.append(written)
+            tally.first.append(text)
     return tally
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from ddmake.artifacts import digest as artifacts
 from ddmake.artifacts.digest import Digest
 from ddmake.backends import check_name
+from ddmake.backends.batches import no_batches
 from ddmake.backends.providers import unsupported
 from ddmake.ddfile.binding import leaves
 from ddmake.ddfile.rule import Group, Rule
@@ -347,7 +348,7 @@ class Planner:
     def _check_llms(self, rule: Rule) -> None:
         for leaf in leaves([*rule.inputs.values(), *rule.arguments.values()]) if rule.names_models else ():
             if isinstance(leaf, LLM) and isinstance(leaf.name, str):
-                wrong = check_name(leaf.name, leaf.base_url) or unsupported(leaf)
+                wrong = check_name(leaf.name, leaf.base_url) or unsupported(leaf) or leaf.batch and no_batches(leaf)
                 if wrong:
                     raise DdfileError(f"{rule.place}: {wrong}")
 

@@ -9,6 +9,7 @@ import aiohttp
 from yarl import URL
 
 from ddmake.backends.base import Retry
+from ddmake.backends.openai import proxy_of
 from ddmake.backends.refusals import refused
 from ddmake.errors import ProviderError
 
@@ -61,7 +62,7 @@ class Http:
         url = URL(path if "://" in path else f"{self.base.rstrip('/')}/{path}").update_query(self.query).update_query(query)
         try:
             async with self.session.request(method, url, data=data, headers={**self.headers, **(headers or {})}, timeout=SILENCE,
-                                            allow_redirects=False) as reply:
+                                            proxy=proxy_of(url), allow_redirects=False) as reply:
                 if reply.status not in (200, 201, 404):
                     self._refuse(reply.status, await reply.read(), reply.headers)
                 yield reply
