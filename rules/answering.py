@@ -92,7 +92,7 @@ class _Answers:
 
     def __init__(self, rows: Any, asking: Asking, taking: Taking):
         self.rows, self.asking, self.taking, self.llm = rows, asking, taking, asking.llm
-        self.features = {} if isinstance(rows, int) else rows.features.to_dict()  # of columns that stay as they are
+        self.features = {} if isinstance(rows, int) else getattr(rows.features, "to_dict", rows.features.copy)()  # of columns that stay as they are
         self.failed, self.usable = 0, 0
         self.first_failure: str | None = None
         self._read: tuple[int, list[dict[str, Any]]] = (-1, [])  # rows that were read last, from which on

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddmake import step
 from ddmake.ddfile.asking import Asking
-from ddmake.ddfile.inputs import Prompt, Rows, Schema
+from ddmake.ddfile.inputs import Prompt, Schema, StoredRows
 from ddmake.ddfile.specs import LLM
 from ddmake.errors import DdfileError
 from ddmake.rules.answering import OnError, Taking, answered
@@ -76,7 +76,7 @@ def generate(*, llm: LLM, prompt: Prompt, n: int, column: str = "text", system: 
 
 
 @step(version="2", columns=_transformed, asks=_transforming)
-def transform(rows: Rows, *, llm: LLM, prompt: Prompt | None = None, messages: str | None = None,
+def transform(rows: StoredRows, *, llm: LLM, prompt: Prompt | None = None, messages: str | None = None,
               images: str | Sequence[str] | None = None, tools: Sequence[Mapping[str, Any]] | None = None,
               column: str | Sequence[str] = "text", system: Prompt | None = None, schema: Schema | None = None,
               parse: Parse | None = None, variables: Mapping[str, Any] | None = None, samples: int | None = None,

@@ -9,7 +9,7 @@ import sys
 import pytest
 from test_guards import RUN
 
-from ddmake.artifacts import sampled
+from ddmake.artifacts import sampled, stored
 from ddmake.backends.base import Request
 from ddmake.calls import budget, prices, tokens
 from ddmake.calls.budget import Budget, OverBudget, worst_case

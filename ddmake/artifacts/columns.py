@@ -35,12 +35,12 @@ class Hasher:
             for hasher, child in zip(self.inner, array.flatten()):
                 hasher.feed(child)
         elif _is_list(kind):
-            self.lengths.update(_bytes(pc.fill_null(pc.list_value_length(array), 0).cast(pa.int64()), 8))
+            self.lengths.update(_bytes(_filled(pc.list_value_length(array), "0").cast(pa.int64()), 8))
             self.inner[0].feed(array.flatten())
         elif _is_text(kind):
             self._text(array)
         elif pa.types.is_boolean(kind):
-            self.values.update(_bytes(pc.fill_null(array, False).cast(pa.uint8()), 1))
+            self.values.update(_bytes(_filled(array, "false").cast(pa.uint8()), 1))
         elif pa.types.is_primitive(kind) and kind.bit_width % 8 == 0:
             self._fixed(array)
         else:
@@ -49,7 +49,7 @@ class Hasher:
 
     def _text(self, array: pa.Array) -> None:
         binary = array.cast(pa.large_binary())
-        filled = pc.fill_null(binary, b"")
+        filled = _filled(binary, "")
         self.lengths.update(_bytes(pc.binary_length(filled).cast(pa.int64()), 8))
         offsets = memoryview(filled.buffers()[1]).cast("q")[filled.offset:filled.offset + len(filled) + 1]
         if len(filled) and filled.buffers()[2] is not None:
@@ -58,7 +58,7 @@ class Hasher:
     def _fixed(self, array: pa.Array) -> None:
         width = array.type.bit_width // 8
         if array.null_count:
-            array = pc.fill_null(array.view(_integer(width)), 0)
+            array = _filled(array.view(_integer(width)), "0")
         self.values.update(_bytes(array, width))
 
     def hexdigest(self) -> str:
@@ -104,6 +104,15 @@ def _special(feature: Any) -> str:
     if isinstance(feature.get("_type"), str) and feature["_type"] not in ("Value", "List", "LargeList", "Sequence"):
         return " " + json.dumps(feature, sort_keys=True)
     return "".join(f" {name}:{told}" for name, inner in sorted(feature.items()) if (told := _special(inner)))
+
+
+def _filled(array: pa.Array, text: str) -> pa.Array:
+    """Return an array with a value, given as text, in place of nulls. pa.scalar, and with it pc.fill_null, imports pandas."""
+    if not array.null_count:
+        return array
+    builder = pa.lib.StringBuilder()
+    builder.append(text)
+    return pc.coalesce(array, builder.finish().cast(array.type)[0])
 
 
 def _bytes(array: pa.Array, width: int) -> memoryview | bytes:

@@ -3,6 +3,7 @@
 import datetime
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +21,7 @@ from ddmake.errors import RecipeFailed
 if TYPE_CHECKING:
     from datasets import Dataset
 
+FEW = 100_000  # rows up to which it isn't worth while to import pandas, as pyarrow does, for a column of texts
 BATCH = 1000  # rows held in memory at once
 
 Store = Callable[[Iterable[pa.RecordBatch], pa.Schema, Path], None]  # writes batches of one schema at a path
@@ -141,6 +143,8 @@ def _batch(rows: list[dict[str, Any]], first: int) -> pa.RecordBatch:
 def array(name: str, values: list[Any], first: int) -> pa.Array:
     """Return a column's values from row `first` on as an array of the type that holds them, or raise RecipeFailed."""
     plain = [str(v) if isinstance(v, str) else v for v in values]
+    if (texts := _texts(plain, first)) is not None:
+        return texts
     if {datetime.date, datetime.datetime} <= {type(v) for v in values}:
         raise RecipeFailed(f"column {name!r} from row {first} on mixes dates with dates and times; one would lose its time")
     try:
@@ -149,9 +153,27 @@ def array(name: str, values: list[Any], first: int) -> pa.Array:
         raise RecipeFailed(f"column {name!r} from row {first} on can't be stored: {error}") from None
 
 
+def _texts(values: list[Any], first: int) -> pa.Array | None:
+    """Return a column of texts; None where it isn't one, or pyarrow's own way is better.
+
+    That one imports pandas, which takes as long as some hundred thousand texts take by this one.
+    """
+    kinds = set(map(type, values))
+    if "pandas" in sys.modules or first >= FEW or str not in kinds or not kinds <= {str, type(None)}:
+        return None
+    builder = pa.lib.StringBuilder()
+    try:
+        builder.append_values(values)
+    except UnicodeEncodeError:
+        return None
+    return builder.finish()
+
+
 def typed(name: str, values: list[Any], kind: Kind, first: int) -> pa.Array:
     """Return values from row `first` on as an array of a kind, whatever they are; raises RecipeFailed for one too large."""
     stored = values if kind == "string" else [_stored(value, kind) for value in values]
+    if kind == "string" and (texts := _texts(stored, first)) is not None:
+        return texts
     try:
         return pa.array(stored, _arrow(kind))
     except UnicodeEncodeError:  # half of a character, as a model may write one in JSON's escapes

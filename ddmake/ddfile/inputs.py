@@ -18,12 +18,14 @@ PROMPT: Literal["prompt"] = "prompt"
 SCHEMA: Literal["schema"] = "schema"
 FREE: Literal["free"] = "free"
 ROWS: Literal["rows"] = "rows"
+STORED: Literal["stored"] = "stored"
 PATHS: Literal["paths"] = "paths"
 
 Model = Annotated[Any, MODEL]  # a toy's name, a target, "./path" or a Hub name; arrives as a Path or the Hub name
 Prompt = Annotated[Any, PROMPT]  # a template or a Jinja string; arrives as a Template
 Schema = Annotated[Any, SCHEMA]  # a dict of types, a pydantic model or a JSON schema; arrives as a JSON schema
 Rows = Annotated[Any, ROWS]  # one dataset; arrives as a datasets.Dataset
+StoredRows = Annotated[Any, ROWS, STORED]  # one dataset; arrives as artifacts.stored.Stored where that will do, else as a Dataset
 Paths = Annotated[Any, PATHS]  # inputs that all arrive as paths, datasets too
 Free = Annotated[Any, FREE]  # an argument that says how and not what: it counts for nothing
 Progress = Callable[[int, int, str], None]  # (done, total, note); total 0 where it isn't known

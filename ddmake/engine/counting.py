@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ddmake.artifacts import sampled, views
+from ddmake.artifacts import sampled, stored, views
 from ddmake.artifacts.digest import kind_of
 from ddmake.calls import prices, tokens
 from ddmake.calls.cache import written
@@ -34,12 +34,15 @@ class Looker(Opener):
         source, steps = (value.of, value.steps) if isinstance(value, View) else (value, ())
         if not isinstance(source, Source) or self.flow.producer(source) is None or kind_of(Path(source.path)) != "dataset":
             return super().open(value)
-        whole = sampled.rows_at(Path(source.path), steps)
+        whole = stored.rows_at(Path(source.path), steps)
         if whole is None:
             whole = self._by_datasets(source, steps)
         part = sampled.sample(whole)
         self.share = min(self.share, len(part) / max(1, len(whole)))
         return part
+
+    def stored(self, value: Any) -> None:
+        """Leave it to `open`, which takes a part."""
 
     def _by_datasets(self, source: Source, steps: views.Steps) -> Any:
         import datasets

@@ -15,7 +15,7 @@ from ddmake.backends.providers import is_remote
 from ddmake.calls.cache import Calls, Payer
 from ddmake.calls.client import Line, Remote
 from ddmake.calls.model import Manner, OpenedLLM, Usage
-from ddmake.ddfile.inputs import PATHS, marked
+from ddmake.ddfile.inputs import PATHS, STORED, marked
 from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.specs import LLM
 from ddmake.ddfile.target import ModelName, Source, View
@@ -52,8 +52,24 @@ class Opener:
     def given(self) -> dict[str, Any]:
         """Return the rule's inputs and arguments, opened; the inputs of a recipe that asks for paths stay paths."""
         takes = self.rule.recipe.signature.parameters
-        return {name: _paths(value) if marked(takes[name].annotation, PATHS) else self.open(value)
+        return {name: self._given(value, takes[name].annotation)
                 for name, value in {**self.rule.inputs, **self.rule.arguments}.items()}
+
+    def _given(self, value: Any, annotation: Any) -> Any:
+        if marked(annotation, PATHS):
+            return _paths(value)
+        rows = self.stored(value) if marked(annotation, STORED) else None
+        return self.open(value) if rows is None else rows
+
+    def stored(self, value: Any) -> Any:
+        """Return a dataset's rows without `datasets`; None where that takes it, or it is none."""
+        source, steps = (value.of, value.steps) if isinstance(value, View) else (value, ())
+        path = Path(source.path) if isinstance(source, Source) and self.flow.producer(source) is not None else None
+        if path is None or kind_of(path) != "dataset":
+            return None
+        from ddmake.artifacts.stored import rows_at
+
+        return rows_at(path, steps)
 
     def open(self, value: Any) -> Any:
         """Return a value with everything in it opened; paths are relative to the Ddfile's folder."""
