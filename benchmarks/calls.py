@@ -196,8 +196,8 @@ def parser(bench: Bench) -> None:
     bench.ddfile(", parse=lambda text, row: text.lower()")
     bench.run(f"ddmake, parser changed ({bench.options.prompts:,} rows)", bench.ddmake())
     told = subprocess.run([sys.executable, "-m", "ddmake", "log", "--json", "said"], cwd=bench.folder, capture_output=True, text=True).stdout
-    seconds = json.loads(told)[0]["seconds"] if told.startswith("[") else None
-    print(f"{'':<34} {bench.options.prompts / seconds:,.0f} rows/s in the job" if seconds else told[:300])
+    seconds = json.loads(told)["results"][0]["seconds"]
+    print(f"{'':<34} {bench.options.prompts / seconds:,.0f} rows/s in the job, {seconds} s")
     bench.options.prompts = before
 
 

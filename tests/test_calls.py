@@ -207,3 +207,15 @@ def test_what_is_known_is_read_window_by_window(tmp_path):
         assert list(answers) == [f"word {number}" for number in range(1, 5 * WINDOW)]
         assert opened.usage.cached == expected
         calls.close()
+
+
+@pytest.mark.parametrize("service", [1.0], indirect=True)
+def test_rules_that_wait_for_a_service_run_side_by_side_whatever_the_cores(project, service):
+    project.ddfile(f"""
+        for name in "abcdef":
+            generate(name, llm=llm("openai/toy", base_url="{service.url}"), prompt=f"Say {{name}}", n=1)
+    """)
+    project.make("-j1", "a", "b")
+    assert service.counts()["most_at_once"] == 1
+    project.make()
+    assert service.counts()["most_at_once"] >= 3

@@ -223,7 +223,7 @@ def _unify(one: pa.Schema, other: pa.Schema) -> pa.Schema:
 
 def _read(scratch: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """Yield the batches again, cast to the schema of all."""
-    with pa.memory_map(str(scratch)) as file:
+    with pa.OSFile(str(scratch), "rb") as file:
         while file.tell() < file.size():
             for batch in pa.ipc.open_stream(file):
                 yield batch if batch.schema.equals(schema) else _cast(batch, schema)

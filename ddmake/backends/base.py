@@ -48,10 +48,10 @@ class Answer(str):
                 reasoning: str | None = None, tool_calls: Iterable[Mapping[str, Any]] = (), cost: float | None = None,
                 tokens_cached: int = 0):
         """Make an answer of its text."""
-        answer = super().__new__(cls, text)
-        answer.model, answer.finish_reason, answer.error = model, finish_reason, error
-        answer.tokens_in, answer.tokens_out, answer.cost, answer.tokens_cached = tokens_in, tokens_out, cost, tokens_cached
-        answer.reasoning, answer.tool_calls = reasoning, tuple(tool_calls)
+        answer = super().__new__(cls, _text(text))
+        answer.model, answer.finish_reason, answer.error = _text(model), finish_reason and _text(finish_reason), error and _text(error)
+        answer.tokens_in, answer.tokens_out, answer.tokens_cached = _count(tokens_in), _count(tokens_out), _count(tokens_cached) or 0
+        answer.reasoning, answer.tool_calls, answer.cost = reasoning and _text(reasoning), tuple(tool_calls), cost
         return answer
 
     def of_its_own(self) -> "Answer":
@@ -67,6 +67,18 @@ class Answer(str):
         return self.error or UNUSABLE.get(self.finish_reason or "")
 
 
+def _text(told: Any) -> str:
+    """Return what a service says as text that can be stored: half of a surrogate pair can't."""
+    text = told if isinstance(told, str) else str(told)
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def _count(told: Any) -> int | None:
+    """Return a number of tokens as a service counts them; None for what is none."""
+    return told if type(told) is int and 0 <= told < MOST_TOKENS else None
+
+
+MOST_TOKENS = 2**53
 UNUSABLE = {"length": "cut at max_tokens", "content_filter": "filtered"}  # finish reasons of answers that aren't whole
 
 

@@ -61,7 +61,7 @@ class OpenAI:
             if status != 200:
                 return self._cleaned(refused(status, content, headers, self.wire.model))
             return self._cleaned(self.wire.read(json.loads(content), headers))
-        except ValueError:  # cut JSON, or none
+        except (ValueError, RecursionError):  # cut JSON, or none
             raise Retry("the reply is cut, or no JSON", status) from None
         except ProviderError as error:
             key = f" ({providers.key_told(self.spec)})" if status in (401, 403) else ""

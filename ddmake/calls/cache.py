@@ -27,12 +27,15 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
 FLUSH_SECONDS, FLUSH_ROWS = 0.05, 256
+MOST_WAITING = 16 * FLUSH_ROWS  # answers that wait for the disk: who brings more has to wait, too
 LOOK_UP = 500  # keys a query
 
 ANSWER = "key, answer, model, finish_reason, tokens_in, tokens_out"
 SIGNED = f"{ANSWER}, cost, error, more"  # what the checksum covers, and a look-up reads
 COLUMNS = f"{SIGNED}, request, made, llm, rule, priced, checksum"
 FILE = "calls.db"
+
+_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def m001_calls(db: "Database") -> None:
@@ -116,6 +119,8 @@ class Calls:
         row = (key, str(answer), answer.model, answer.finish_reason, answer.tokens_in, answer.tokens_out, answer.cost,
                answer.error, _more(answer, more))
         told = (*row, written(request), time.time(), payer.llm, payer.rule, payer.priced, checksum(row))
+        while self._waiting.qsize() > MOST_WAITING and not self._failed:
+            time.sleep(FLUSH_SECONDS / 10)
         self._waiting.put((anew, told))
 
     def put_spent(self, request: Request, answer: Answer, payer: Payer, more: dict[str, Any] | None = None) -> None:
@@ -148,7 +153,7 @@ class Calls:
         """Commit answers as they come; what goes wrong is told by the next `put`, or by `close`."""
         try:
             self._commit()
-        except sqlite3.Error as error:
+        except Exception as error:  # the database's, or what Python says of a value that it can't take
             self._failed = error
 
     def _commit(self) -> None:
@@ -196,10 +201,16 @@ def _more(answer: Answer, more: dict[str, Any] | None) -> str | None:
     """Return the rest of what is known of an answer as JSON; None where there is nothing."""
     found = {**(more or {}), "reasoning": answer.reasoning, "tool_calls": list(answer.tool_calls)}
     found = {name: value for name, value in found.items() if value}
-    return json.dumps(found, ensure_ascii=False) if found else None
+    return _written(found) if found else None
 
 
 def written(request: Request) -> str:
     """Return what was asked as JSON: the messages, and beside them a schema and tools where there are any."""
     more = {name: value for name, value in (("schema", request.schema), ("tools", request.tools)) if value}
-    return json.dumps({"messages": request.messages, **more} if more else request.messages, ensure_ascii=False)
+    return _written({"messages": request.messages, **more} if more else request.messages)
+
+
+def _written(value: Any) -> str:
+    """Return a value as JSON; half of a surrogate pair, which no database takes, stays escaped."""
+    text = _json(value)
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()

@@ -39,6 +39,7 @@ class Caller:
         self.claims = Claims(self.calls)
         self.sender = Sender(Budget(limit))
         self.session: Any = None
+        self.claiming: dict[bytes, Call] = {}  # calls that are being claimed
         self.under_way: dict[bytes, Call] = {}
         self.foreign: dict[bytes, Call] = {}  # calls that somebody else is making
         self.answered: dict[bytes, Answer] = {}  # and not yet on disk
@@ -64,8 +65,8 @@ class Caller:
         self.sender.closing = True
         for call in list({*self.under_way.values(), *self.foreign.values()}):
             self._drop(call)
-        while tasks := self._tasks():
-            await asyncio.wait(tasks)
+        while (tasks := self._tasks()) or self.claiming:
+            await (asyncio.wait(tasks) if tasks else asyncio.sleep(LOOK[0]))
         for part in (*self._batched.values(), *self._services.values()):
             await part.close()
         if self.session is not None:
@@ -147,17 +148,27 @@ class Caller:
             return
         if pass_.cache:
             anew = frozenset(key for key, call in missing.items() if call.anew)
-            claimed = await self.loop.run_in_executor(None, self.claims.take, list(missing), anew)
+            claimed = await self._claimed(missing, anew)
         else:
             claimed = Claimed({}, list(missing), [])
         self._begin_calls(missing, claimed)
 
+    async def _claimed(self, missing: Mapping[bytes, Call], anew: frozenset[bytes]) -> Claimed:
+        """Claim what is missing; who asks for the same meanwhile joins."""
+        self.claiming.update(missing)
+        try:
+            return await self.loop.run_in_executor(None, self.claims.take, list(missing), anew)
+        finally:
+            for key in missing:
+                del self.claiming[key]
+
     def _sort_in(self, call: Call, missing: dict[bytes, Call]) -> None:
         """Put a call to those that wait for the same answer, or to what is missing."""
-        same = self.under_way.get(call.key) or self.foreign.get(call.key) or missing.get(call.key)
+        places = (self.under_way, self.foreign, self.claiming, missing)
+        same = next((place[call.key] for place in places if call.key in place), None)
         if call.by.over or self.sender.closing:
             call.give(stopped())
-        elif same is not None and call.by.cache:
+        elif same is not None and call.by.cache and same.by.cache:
             same.waiting += call.waiting
         elif call.key in self.answered and not call.anew and call.by.cache:
             call.give(self.answered[call.key], cached=True)
@@ -175,6 +186,9 @@ class Caller:
             self._looking = asyncio.create_task(self._look())
 
     def _start(self, call: Call) -> None:
+        if self.sender.closing or call.over:  # while it was claimed
+            self._end(call)
+            return
         self.under_way[call.key] = call
         if call.by.spec.batch:
             self._batches(call.by).add(call)
@@ -253,7 +267,7 @@ class Caller:
         """Send no more for a pass."""
         pass_.over = True
         for call in [*self.under_way.values(), *self.foreign.values()]:
-            if all(waiting.over for waiting, _ in call.waiting):
+            if call.over:
                 self._drop(call)
 
     def _drop(self, call: Call) -> None:
@@ -269,7 +283,8 @@ class Caller:
             call.task.cancel()
 
     def _tasks(self) -> list["asyncio.Task[None]"]:
-        return [call.task for call in self.under_way.values() if call.task is not None]
+        looking = [self._looking] if self._looking is not None and not self._looking.done() else []
+        return [*looking, *(call.task for call in self.under_way.values() if call.task is not None)]
 
     def _break_off(self) -> None:
         """Wait for nothing that is in flight."""

@@ -70,6 +70,11 @@ class Call:
     worst: float = 0.0  # dollars that are set aside for it while it is in a batch
     task: "asyncio.Task[None] | None" = None  # none where it is in a batch
 
+    @property
+    def over(self) -> bool:
+        """Tell whether nobody waits for it any more."""
+        return all(pass_.over for pass_, _ in self.waiting)
+
     def give(self, answer: Answer, cached: bool = False) -> None:
         """Hand an answer to all who wait for it; only one of them has paid."""
         for place, (pass_, number) in enumerate(self.waiting):

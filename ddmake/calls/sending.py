@@ -38,7 +38,7 @@ class Sender:
             if call.request.schema is None or answer.error or answer.finish_reason == "length" or answer.tool_calls:
                 return answer
             problem = structured.read(str(answer), call.request.schema)[1]
-            if problem is None or call.by.over:
+            if problem is None or call.over:
                 break
             request = Request((*request.messages, {"role": "assistant", "content": str(answer)},
                                {"role": "user", "content": MEND.format(problem=problem)}),
@@ -51,7 +51,7 @@ class Sender:
         """Return the answer to one request, tried again after what may pass."""
         retries = RETRIES if call.by.spec.retries is None else call.by.spec.retries
         for attempt in range(retries + 1):
-            if attempt and (call.by.over or self.closing):
+            if attempt and (call.over or self.closing):
                 return stopped()
             try:
                 return await self._try(call, request)

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from ddmake.calls.switch import Switch
 
 
+BESIDE = 8  # jobs that run beside the others, since they mostly wait for a service, where -j doesn't say how many run at once
+
+
 @dataclass(frozen=True)
 class Asked:
     """What the options of `ddmake` ask for."""
@@ -89,8 +92,9 @@ def _run(flow: Workflow, store: Store, planner: Planner, plan: Plan, machine: Ma
     started, began = time.monotonic(), time.time()
     with _caller(store, plan, asked.max_cost) as caller, observer(len(plan.todo), caller) as watching:
         threads = max(1, machine.cores // slots)
+        beside = 0 if asked.jobs else BESIDE
         address = caller.address if caller else None
-        run = Run(flow, store, planner, plan, Local(slots, machine), watching, asked.keep_going, threads, address)
+        run = Run(flow, store, planner, plan, Local(slots, machine, beside), watching, asked.keep_going, threads, address)
         with _stoppable(run) as stopped:
             run.go()
         if len(stopped) > 1 and caller is not None:

@@ -22,6 +22,8 @@ from ddmake.store import Store
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from ddmake.artifacts.views import Steps
+
 READ = 1000  # rows that are read of a dataset
 RENDERED = 3  # prompts that are looked at
 
@@ -121,13 +123,17 @@ def _opened(flow: Workflow, value: Any) -> Any:
     return [_opened(flow, item) for item in value] if isinstance(value, list) else value
 
 
-def _first(flow: Workflow, source: Source, steps: Iterable[tuple[str, tuple[Any, ...]]]) -> Any:
+def _first(flow: Workflow, source: Source, steps: "Steps") -> Any:
     """Return the first rows of a dataset seen through a view; of anything else its path."""
     place = flow.root / source.path
     if flow.producer(source) is None or kind_of(place) != "dataset":
         return place
+    from ddmake.artifacts.stored import Stored, rows_at
     from ddmake.artifacts.table import table
 
+    stored = rows_at(place, steps)
+    if stored is not None:
+        return Stored(stored[0:RENDERED], stored.features)
     found = table(place)
     rows = found.rows(0, READ) if found is not None else iter(())
     for verb, args in steps:

@@ -16,6 +16,7 @@ from ddmake.toys import NAMES
 BYTES = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 ANY = Needs()  # of a rule that says nothing of what it takes
+WAITING = Needs(waits=True)  # of one that asks a service, and says nothing
 NUMBER = r"\d+(?:\.\d+)?"
 
 
@@ -27,8 +28,9 @@ def needs(rule: Rule) -> Needs:
     for name, value in (("gpus", options.gpus), ("retries", options.retries)):
         if value is not None and value < 0:
             raise DdfileError(f"{rule.place}: {rule.label} has {name}={value}; it can't be less than 0.")
-    found = Needs(options.cpus, options.gpus, _memory(rule), _seconds(rule))
-    return ANY if found == ANY else found
+    waits = rule.recipe.kind == "step" and not options.cpus and not options.gpus and asks_services(rule)
+    found = Needs(options.cpus, options.gpus, _memory(rule), _seconds(rule), waits and not local_models(rule))
+    return next((known for known in (ANY, WAITING) if found == known), found)
 
 
 def _memory(rule: Rule) -> int | None:
@@ -77,6 +79,8 @@ def _check(rule: Rule, asked: Needs, machine: Machine) -> None:
 
 def asks_services(rule: Rule) -> bool:
     """Tell whether a rule's job asks an llm over a network."""
+    if not rule.names_models:
+        return False
     values = [value for value in (*rule.inputs.values(), *rule.arguments.values()) if not _only_paths(value)]
     return any(isinstance(leaf, LLM) and is_remote(leaf) for leaf in leaves(values))
 

@@ -16,7 +16,7 @@ from uuid import uuid4
 from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.workflow import Workflow
 from ddmake.engine.plan import Planner
-from ddmake.engine.resources import ANY, local_models, needs
+from ddmake.engine.resources import ANY, WAITING, local_models, needs
 from ddmake.engine.verdicts import Plan, Verdict
 from ddmake.executors.base import Ended, Executor, Needs, Task
 from ddmake.fingerprint import hashes
@@ -136,7 +136,7 @@ class Run:
                 return self._take(asked)
         if self._overtaken >= OVERTAKING:
             return None
-        while self._frontier.ready and self.executor.fits(ANY):
+        while self._frontier.ready and self._fits_more():
             rule = self._frontier.ready.popleft()
             verdict = self._verdict(rule)
             if isinstance(verdict, Done):
@@ -149,6 +149,10 @@ class Run:
             else:
                 self._held.setdefault(asked, deque()).append((rule, verdict))
         return None
+
+    def _fits_more(self) -> bool:
+        """Tell whether anything that is ready might start."""
+        return self.executor.fits(ANY) or self.caller is not None and self.executor.fits(WAITING)
 
     def _take(self, asked: Needs) -> tuple[Rule, Verdict]:
         """Take one from those held back for the same needs; the others of these then wait behind the rest."""

@@ -14,6 +14,7 @@ class Needs:
     gpus: int | None = None
     memory: int | None = None  # bytes
     seconds: float | None = None  # after which it is stopped
+    waits: bool = False  # it mostly waits for a service, and keeps no core busy
 
 
 @dataclass(frozen=True)

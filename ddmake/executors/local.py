@@ -19,11 +19,11 @@ PARTING = 2.0  # seconds that idle workers have to end by themselves
 
 
 class Local:
-    """An Executor of worker processes; `slots` is how many jobs run at once."""
+    """An Executor of worker processes; `slots` is how many jobs run at once, `beside` how many more that mostly wait."""
 
-    def __init__(self, slots: int, machine: Machine):
-        self.slots = slots
-        self._room = Room(machine, slots)
+    def __init__(self, slots: int, machine: Machine, beside: int = 0):
+        self.slots = slots + beside
+        self._room = Room(machine, slots, beside)
         self._workers: list[Worker] = []
         self._leaving: list[Worker] = []
         self._ears = selectors.DefaultSelector()

@@ -50,16 +50,18 @@ def _count_gpus() -> int:
 
 @dataclass
 class Room:
-    """What is free of a machine; `slots` is how many jobs may run at once."""
+    """What is free of a machine; `slots` is how many jobs may run at once, `beside` how many more that mostly wait."""
 
     machine: Machine
     slots: int
+    beside: int = 0
     cores: int = field(init=False)
     memory: int = field(init=False)
     taken: set[str] = field(default_factory=set)  # ids of GPUs
 
     def __post_init__(self) -> None:
         self.cores, self.memory = self.machine.cores, self.machine.memory
+        self._beside = self.beside
 
     @property
     def gpus(self) -> list[str]:
@@ -68,7 +70,9 @@ class Room:
 
     def fits(self, needs: Needs) -> bool:
         """Tell whether there is room for a task."""
-        if self.slots < 1 or (needs.cpus or 0) > self.cores or (needs.memory or 0) > self.memory:
+        if self.slots < 1 and not (needs.waits and self.beside):
+            return False
+        if (needs.cpus or 0) > self.cores or (needs.memory or 0) > self.memory:
             return False
         return not needs.gpus or needs.gpus <= len(self.gpus)
 
@@ -83,6 +87,9 @@ class Room:
         self.taken -= gpus
 
     def _change(self, needs: Needs, sign: int) -> None:
-        self.slots += sign
+        if needs.waits and (self.beside if sign < 0 else self.beside < self._beside):
+            self.beside += sign
+        else:
+            self.slots += sign
         self.cores += sign * (needs.cpus or 0)
         self.memory += sign * (needs.memory or 0)
