@@ -1,5 +1,6 @@
 """What becomes of answers: columns beside those of the rows that were asked about."""
 
+import inspect
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,6 +53,14 @@ class Taking:
         if self.fields and len(self.columns) > 1:
             raise DdfileError("with schema= the fields become the columns, so that two draws would fill the same: "
                               "use samples=, or a rule for each.")
+        if self.parse is not None:
+            try:
+                inspect.signature(self.parse).bind("text", {})
+            except TypeError as error:
+                raise DdfileError("parse= is called with an answer's text and its row, as in "
+                                  f"lambda text, row: …; {error}.") from None
+            except ValueError:  # a builtin that doesn't tell
+                pass
         if self.samples is not None and self.samples < 1:
             raise DdfileError(f"samples is the number of answers to each row, at least 1, not {self.samples}.")
         if self.samples is not None and columns is not None and "sample" in columns:
@@ -92,7 +101,8 @@ class _Answers:
 
     def __init__(self, rows: Any, asking: Asking, taking: Taking):
         self.rows, self.asking, self.taking, self.llm = rows, asking, taking, asking.llm
-        self.features = {} if isinstance(rows, int) else getattr(rows.features, "to_dict", rows.features.copy)()  # of columns that stay as they are
+        described = {} if isinstance(rows, int) else rows.features
+        self.features = getattr(described, "to_dict", described.copy)()  # of columns that stay as they are
         self.failed, self.usable = 0, 0
         self.first_failure: str | None = None
         self._read: tuple[int, list[dict[str, Any]]] = (-1, [])  # rows that were read last, from which on

@@ -264,3 +264,16 @@ def test_what_is_asked_is_told_as_it_is_asked(project):
     assert said == ["Say a!", "Say a!", "Say b!", "Say b!"]
     (asking,) = generate.asks({}, {**given, "variables": {"x": "c", "v": "?"}})
     assert [json.dumps(turns) for turns in asking.prompts] == ['[{"role": "user", "content": "Say c?"}]'] * 2
+
+
+def test_a_parser_that_does_not_take_a_row_is_told_before_anything_is_asked(project):
+    project.ddfile("""
+        @step("rows")
+        def rows():
+            yield {"x": "a"}
+
+        transform("said", rows, llm=llm("echo"), prompt="{{ x }}", parse=lambda text: text)
+    """)
+    result = project.run("-n")
+    assert result.code == 2
+    assert "parse= is called with an answer's text and its row" in result.output

@@ -46,7 +46,7 @@ class OpenAI:
                 heard(reply.status, reply.headers)
                 return self._read(reply.status, await reply.read(), reply.headers)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise Unreachable(f"can't be reached at {providers.endpoint(self.spec)}: {error}", paid=False) from None
+            raise Unreachable(f"can't be reached at {providers.endpoint(self.spec)}: {_why(error)}", paid=False) from None
         except TimeoutError:
             raise Retry(f"no reply within {self._timeout.total:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
@@ -76,6 +76,12 @@ class OpenAI:
     def _clean(self, words: str) -> str:
         """Return a service's words without the key, should it have repeated it."""
         return words.replace(self._key, "…") if self._key else words
+
+
+def _why(error: Exception) -> str:
+    """Return why no connection was made, in the system's words."""
+    told = getattr(error, "os_error", error)
+    return getattr(told, "strerror", None) or str(told) or "it doesn't answer"
 
 
 def _behind(address: str, path: str) -> URL:

@@ -57,6 +57,12 @@ class Budget:
                 self._release(worst)
             raise
 
+    def take(self, worst: float) -> None:
+        """Set aside what a request may cost, without waiting for others. Raises OverBudget where it doesn't fit now."""
+        if not self._fits(worst):
+            raise self._over(worst)
+        self.reserved += worst
+
     def settle(self, worst: float, actual: float | None) -> None:
         """Count what a request cost in place of what was set aside for it; where that isn't known, the worst counts."""
         self.spent += worst if actual is None else actual

@@ -7,6 +7,7 @@ input is then closed, once what is in flight is answered: that is paid for.
 
 import asyncio
 import json
+import shutil
 import signal
 import sys
 from collections.abc import Iterable, Mapping
@@ -51,6 +52,7 @@ class Caller:
 
     async def serve(self, listening: Any) -> None:
         """Serve workers on a listening socket until the head ends or closes our standard input."""
+        room = Path(listening.getsockname()).parent
         server = await asyncio.start_unix_server(self._connected, sock=listening)
         telling = asyncio.create_task(self._tell())
         self.loop.add_signal_handler(signal.SIGTERM, self._break_off)
@@ -59,6 +61,7 @@ class Caller:
         await self.close()
         telling.cancel()
         self._tell_once()
+        shutil.rmtree(room, ignore_errors=True)  # which a head that was killed has left
 
     async def close(self) -> None:
         """Send no more, wait for what is in flight, and commit what has come."""
@@ -80,7 +83,12 @@ class Caller:
         try:
             while True:
                 size = int.from_bytes(await reader.readexactly(frames.HEAD), "big")
-                await self._hear(line, frames.unpacked(await reader.readexactly(size)))
+                told = frames.unpacked(await reader.readexactly(size))
+                try:
+                    await self._hear(line, told)
+                except Exception as error:  # a database that can't be read, or a defect of ddmake's: the rules have to hear of it
+                    for pass_ in line.passes.values():
+                        self._end_pass(pass_, error)
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
@@ -146,15 +154,20 @@ class Caller:
             self._sort_in(Call(bytes.fromhex(key), request, anew, pass_, [(pass_, number)]), missing)
         if not missing:
             return
-        if pass_.cache:
-            anew = frozenset(key for key, call in missing.items() if call.anew)
-            claimed = await self._claimed(missing, anew)
-        else:
-            claimed = Claimed({}, list(missing), [])
+        if not pass_.cache:
+            self._begin_calls(missing, Claimed({}, list(missing), []))
+            return
+        try:
+            claimed = await self._claimed(missing)
+        except Exception as error:  # of the database
+            for call in missing.values():
+                self.refuse(call, error)
+            return
         self._begin_calls(missing, claimed)
 
-    async def _claimed(self, missing: Mapping[bytes, Call], anew: frozenset[bytes]) -> Claimed:
+    async def _claimed(self, missing: Mapping[bytes, Call]) -> Claimed:
         """Claim what is missing; who asks for the same meanwhile joins."""
+        anew = frozenset(key for key, call in missing.items() if call.anew)
         self.claiming.update(missing)
         try:
             return await self.loop.run_in_executor(None, self.claims.take, list(missing), anew)
@@ -181,7 +194,10 @@ class Caller:
         for key in claimed.mine:
             self._start(missing[key])
         for key in claimed.theirs:
-            self.foreign[key] = missing[key]
+            if self.sender.closing or missing[key].over:
+                missing[key].give(stopped())
+            else:
+                self.foreign[key] = missing[key]
         if self.foreign and (self._looking is None or self._looking.done()):
             self._looking = asyncio.create_task(self._look())
 
@@ -255,13 +271,16 @@ class Caller:
 
     def refuse(self, call: Call, error: Exception) -> None:
         """Tell those who wait for a call that their passes are at an end."""
+        for pass_, _ in call.waiting:
+            self._end_pass(pass_, error)
+        call.waiting = []
+
+    def _end_pass(self, pass_: Pass, error: Exception) -> None:
         kind = "ProviderError" if isinstance(error, (ProviderError, OverBudget)) else "DdmakeError"
         told = str(error) if isinstance(error, DdmakeError) else f"{type(error).__name__}: {error}"
-        for pass_, _ in call.waiting:
-            if not pass_.over:
-                pass_.line.say({"problem": pass_.number, "kind": kind, "told": told})
-                self._stop(pass_)
-        call.waiting = []
+        if not pass_.over:
+            pass_.line.say({"problem": pass_.number, "kind": kind, "told": told})
+            self._stop(pass_)
 
     def _stop(self, pass_: Pass) -> None:
         """Send no more for a pass."""

@@ -1,5 +1,6 @@
 """The head's side of the caller: a socket that workers connect to, and a process that is started once one does."""
 
+import fcntl
 import json
 import os
 import select
@@ -10,10 +11,12 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+PREFIX = "ddmake-"  # of the folders that hold sockets
+LOOK = 0.2  # seconds between two looks whether the caller still lives
 LONGEST = 90  # bytes of a socket's path that every system takes
 
 
@@ -31,8 +34,7 @@ class Switch:
 
     def __init__(self, folder: Path, limit: float | None = None):
         self.folder, self.limit, self.spent = folder, limit, Spent()
-        base = tempfile.gettempdir()
-        self._room = Path(tempfile.mkdtemp(prefix="ddmake-", dir=base if len(os.fsencode(base)) < LONGEST // 2 else "/tmp"))
+        self._room, self._lock = _room()
         self.address = str(self._room / "caller")
         self._listening = socket.socket(socket.AF_UNIX)
         self._listening.bind(self.address)
@@ -47,7 +49,9 @@ class Switch:
         os.close(self._wake)
         self._waiting.join()
         self._listening.close()
+        os.close(self._end)
         shutil.rmtree(self._room, ignore_errors=True)
+        os.close(self._lock)
 
     def hurry(self) -> None:
         """Wait for nothing that is in flight."""
@@ -55,17 +59,18 @@ class Switch:
             self._process.terminate()
 
     def _wait(self) -> None:
-        """Start the caller when a worker connects, and listen to what it says until it ends or we do."""
-        ready, _, _ = select.select([self._listening, self._end], [], [])
-        if self._listening in ready:
+        """Start the caller when a worker connects; one that was killed is started anew when the next one does."""
+        while self._listening in select.select([self._listening, self._end], [], [])[0]:
             self._process = self._start()
-            listening = threading.Thread(target=self._hear, daemon=True)
-            listening.start()
-            select.select([self._end], [], [])
+            hearing = threading.Thread(target=self._hear, args=(self._process, self.spent), daemon=True)
+            hearing.start()
+            while self._process.poll() is None and not select.select([self._end], [], [], LOOK)[0]:
+                pass
             self._process.stdin.close()
             self._process.wait()
-            listening.join()
-        os.close(self._end)
+            hearing.join()
+            if select.select([self._end], [], [], 0)[0]:
+                return
 
     def _start(self) -> "subprocess.Popen[str]":
         number = self._listening.fileno()
@@ -74,10 +79,30 @@ class Switch:
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, pass_fds=[number],
                                 start_new_session=True)
 
-    def _hear(self) -> None:
-        for line in self._process.stdout:
+    def _hear(self, process: "subprocess.Popen[str]", before: Spent) -> None:
+        """Listen to what a caller has spent; `before` is what one before it had."""
+        for line in process.stdout:
             told = json.loads(line)
-            self.spent = Spent(told["sent"], told["spent"], told["unknown"])
+            self.spent = Spent(before.sent + told["sent"], before.dollars + told["spent"], before.unknown + told["unknown"])
+
+
+def _room() -> tuple[Path, int]:
+    """Return a new folder for a socket, and the lock that is held as long as it is needed; those of killed heads go."""
+    base = tempfile.gettempdir()
+    if len(os.fsencode(base)) > LONGEST // 2:
+        base = "/tmp"
+    for old in Path(base).glob(f"{PREFIX}*"):
+        with suppress(OSError):  # of another user, say
+            lock = os.open(old, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(old, ignore_errors=True)
+            finally:
+                os.close(lock)
+    room = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
+    lock = os.open(room, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return room, lock
 
 
 @contextmanager

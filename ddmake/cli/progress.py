@@ -88,7 +88,7 @@ class Display:
         """Show how far a job is."""
         if rule.label in self.running:
             count = f"{done:,}" + (f" of {total:,}" if total else "") if done or total else ""
-            self.running[rule.label] = (self.running[rule.label][0], "  ".join(filter(None, [count, note])))
+            self.running[rule.label] = (self.running[rule.label][0], " ".join(filter(None, [count, note])))
 
     def again(self, rule: Rule, told: str) -> None:
         """Show that a job is tried again, and why."""

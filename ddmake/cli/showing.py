@@ -177,7 +177,8 @@ def _failed(store: Store, path: str, trace: Trace | None, wanted: Wanted) -> lis
         return [f"{path}: no row failed."]
     if not shown:
         raise DdfileError(f"{path}: row {wanted.row} didn't fail. Those that did: ddmake show {path} --failed")
-    lines = [f"{path}: {count(number, 'rows')} failed. Send them again: ddmake --retry-failed {path}"]
+    them = "it" if number == 1 else "them"
+    lines = [f"{path}: {count(number, 'rows')} failed. Send {them} again: ddmake --retry-failed {path}"]
     for one in shown:
         lines += ["", *_of_failed(one, whole=wanted.row is not None)]
     return [*lines, *(["", f"… {number - len(shown):,} more (-n)"] if number > len(shown) and wanted.row is None else [])]
