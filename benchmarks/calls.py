@@ -123,7 +123,7 @@ class Bench:
     def __init__(self, options: argparse.Namespace):
         self.options = options
         self.server = Server(options.latency)
-        self.folder = Path(tempfile.mkdtemp(prefix="ddmake-bench-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="bench-of-ddmake-"))
 
     def close(self) -> None:
         self.server.process.kill()

@@ -152,7 +152,7 @@ def _locked(file: int) -> bool:
 
 
 def _dumped(request: Request) -> str:
-    return json.dumps({name: value for name, value in vars(request).items() if value}, ensure_ascii=False)
+    return json.dumps({name: value for name, value in vars(request).items() if value})
 
 
 def _loaded(text: str) -> Request:

@@ -7,6 +7,7 @@ input is then closed, once what is in flight is answered: that is paid for.
 
 import asyncio
 import json
+import os
 import shutil
 import signal
 import sys
@@ -14,8 +15,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ddmake.backends import open_service, providers
+from ddmake.backends import open_service, providers, servers
 from ddmake.backends.base import Answer, Service
+from ddmake.backends.embedders import API, without_vectors
+from ddmake.backends.serving import Servers
 from ddmake.calls import frames, prices
 from ddmake.calls.batched import Batched
 from ddmake.calls.budget import Budget, OverBudget
@@ -49,6 +52,7 @@ class Caller:
         self._flows: dict[str, Flow] = {}
         self._batched: dict[str, Batched] = {}
         self._looking: asyncio.Task[None] | None = None
+        self._servers = Servers(folder, lambda: (pass_.spec for line in self.lines for pass_ in line.passes.values()))
 
     async def serve(self, listening: Any) -> None:
         """Serve workers on a listening socket until the head ends or closes our standard input."""
@@ -72,6 +76,7 @@ class Caller:
             await (asyncio.wait(tasks) if tasks else asyncio.sleep(LOOK[0]))
         for part in (*self._batched.values(), *self._services.values()):
             await part.close()
+        await self._servers.close()
         if self.session is not None:
             await self.session.close()
         self.claims.close()
@@ -128,7 +133,7 @@ class Caller:
     def _service(self, spec: LLM) -> Service:
         name = json.dumps(frames.of_llm(spec), sort_keys=True)
         if name not in self._services:
-            self._services[name] = open_service(spec, self._session())
+            self._services[name] = open_service(spec, self._session(), self._servers)
         return self._services[name]
 
     def _session(self) -> Any:
@@ -143,7 +148,7 @@ class Caller:
         account = f"{providers.account(spec)} {providers.counted_apart(spec)}"
         if account not in self._flows:
             self._flows[account] = Flow(providers.kind_of(spec))
-        self._flows[account].state(spec.concurrency, spec.rpm, spec.tpm)
+        self._flows[account].state(servers.at_once(spec), spec.rpm, spec.tpm)
         return self._flows[account]
 
     async def _ask(self, pass_: Pass, items: Iterable[list[Any]]) -> None:
@@ -177,6 +182,8 @@ class Caller:
 
     def _sort_in(self, call: Call, missing: dict[bytes, Call]) -> None:
         """Put a call to those that wait for the same answer, or to what is missing."""
+        if not call.by.cache and not call.by.spec.batch:
+            call.key = os.urandom(16)  # it is nobody's answer but its own
         places = (self.under_way, self.foreign, self.claiming, missing)
         same = next((place[call.key] for place in places if call.key in place), None)
         if call.by.over or self.sender.closing:
@@ -241,7 +248,10 @@ class Caller:
     async def _make(self, call: Call) -> None:
         """Make a call and hand out its answer; a refusal that concerns all ends the passes that wait for it."""
         try:
+            if servers.is_served(call.by.spec):  # before it counts as in flight: a server may take minutes to start
+                await self._servers.address(call.by.spec)
             answer = await self.sender.answer(call)
+            call.billed = None  # it is in this one's sums
             call.kept = self.keep(call, answer)
             call.give(answer)
         except Exception as error:  # a refusal, a database that is full, or a defect of ddmake's: the rule has to hear of it
@@ -251,6 +261,8 @@ class Caller:
         """Take leave of a call; one that was broken off, perhaps before its task began, is answered by that."""
         self.under_way.pop(call.key, None)
         call.give(stopped())
+        if call.billed is not None:
+            self.calls.put_spent(call.request, call.billed, call.by.payer)
         if not call.kept and call.by.cache:
             self.claims.release([call.key])
 
@@ -261,7 +273,8 @@ class Caller:
             self.answered[call.key] = answer
             self.calls.put(call.key, call.request, answer, call.by.payer, anew=call.anew)
         elif kept or answer.cost is not None or answer.tokens_in is not None:
-            self.calls.put_spent(call.request, answer, call.by.payer)
+            noted = without_vectors(answer) if call.by.spec.api == API else answer
+            self.calls.put_spent(call.request, noted, call.by.payer)
         return kept
 
     def _committed(self, keys: list[bytes]) -> None:
@@ -317,7 +330,7 @@ class Caller:
             await asyncio.sleep(TELL)
             self._tell_once()
             for pass_ in [pass_ for line in self.lines for pass_ in line.passes.values()]:
-                if not pass_.over and (note := pass_.flow.describe()):
+                if not pass_.over and (note := self._servers.describe(pass_.spec) or pass_.flow.describe()):
                     pass_.line.say({"note": pass_.number, "told": note})
 
     def _tell_once(self) -> None:

@@ -31,10 +31,8 @@ class Claims:
 
     def __init__(self, calls: Calls):
         self.calls, self.folder = calls, calls.path.parent / FOLDER
-        self.owner = uuid4().hex
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.folder / self.owner, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self.owner, self._lock = self._signed_on()
         self._sweep()
 
     def take(self, keys: Iterable[bytes], anew: frozenset[bytes] = frozenset()) -> Claimed:
@@ -56,6 +54,16 @@ class Claims:
             self.calls.db.execute("DELETE FROM claims WHERE owner = ?", (self.owner,))
         (self.folder / self.owner).unlink(missing_ok=True)
         os.close(self._lock)
+
+    def _signed_on(self) -> tuple[str, int]:
+        """Return a name for this process, and the lock that it holds; one swept away before it was locked doesn't count."""
+        while True:
+            owner = uuid4().hex
+            lock = os.open(self.folder / owner, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if (self.folder / owner).exists():
+                return owner, lock
+            os.close(lock)
 
     def _take(self, keys: list[bytes], anew: frozenset[bytes], found: Claimed) -> None:
         db = self.calls.db

@@ -10,7 +10,9 @@ from typing import Any
 
 from ddmake.backends import stopping, structured
 from ddmake.backends.base import Answer, Backend, Request
+from ddmake.calls import choice
 from ddmake.calls.cache import NOBODY, Calls, Payer
+from ddmake.calls.choice import Choice
 from ddmake.calls.client import BATCH, Remote, Wanted
 from ddmake.ddfile.asking import Prompt
 from ddmake.ddfile.specs import LLM
@@ -22,6 +24,8 @@ AHEAD = 8 * WINDOW  # answers that may wait for one before them
 TRIES = 3  # how often a row is asked for, where its parser raises
 TRIAL = 20  # answers that a parser may refuse before it takes one: more is a mistake in it, and would be paid for
 MISTAKES = (NameError, ImportError)  # of a parser: no other answer would please it
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
 
 _json = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
 
@@ -105,8 +109,25 @@ class OpenedLLM:
         `answer.wrong` is why it can't be used, None if it can; `answer.value` is what `parse(number, answer)` made of it, what
         the JSON holds under a schema, or the text. Where `parse` raises, the prompt is asked again, three times at most.
         """
-        requests = self._requests(prompts, schema, tools)
-        work = _Work(self, requests, parse, frozenset(accept))
+        return self._in_order(_Work(self, self._requests(prompts, schema, tools), parse, frozenset(accept)))
+
+    def choose(self, prompts: Iterable[Prompt], labels: Sequence[str]) -> list[Choice]:
+        """Return for each prompt, in order, which of the labels the model is likeliest to answer, and how likely each is.
+
+        Nothing is drawn: the llm's sampling plays no part. Raises DdmakeError for an llm that tells no probabilities.
+        """
+        if isinstance(self.backend, Remote):
+            raise choice.unable(str(self.spec.name))
+        requests = self._requests(prompts, None, None, choice.checked(labels))
+        found = []
+        for number, answer in enumerate(self._in_order(_Work(self, requests, None, frozenset()))):
+            found.append(choice.read(answer, str(self.spec.name)))
+            if answer.error is not None:
+                self.note_failed(number, answer.error, answer)
+        return found
+
+    def _in_order(self, work: "_Work") -> Iterator[Answer]:
+        """Yield the answers of a pass, each as soon as it and those before it are there."""
         number = 0
         for _ in work.arrivals():
             while number in work.done:
@@ -135,10 +156,10 @@ class OpenedLLM:
     def numbered(self, request: Request) -> tuple[bytes, Request]:
         """Return a call's key and the request with its sample's number: equal requests are told apart by it.
 
-        At temperature 0, stated, equal requests are one call.
+        At temperature 0, stated, and among labels equal requests are one call.
         """
         plain = self.key(request)
-        if self.spec.temperature == 0:
+        if self.spec.temperature == 0 or request.labels:
             return plain, request
         sign = int.from_bytes(plain[:8], "big")  # a million whole keys would take twice the memory
         if sign not in self._once:
@@ -155,17 +176,31 @@ class OpenedLLM:
                  "sampling": self._sampling, "sample": request.sample, "epoch": request.epoch}
         if request.tools:
             asked["tools"] = request.tools
+        if request.labels:
+            asked |= {"labels": request.labels, "sampling": None}
         if request.attempt:
             asked["attempt"] = request.attempt
         text = _json(asked)
         return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
-    def _requests(self, prompts: Iterable[Prompt], schema: Schema, tools: Tools) -> Iterator[Request]:
+    def _requests(self, prompts: Iterable[Prompt], schema: Schema, tools: Tools, labels: tuple[str, ...] | None = None
+                  ) -> Iterator[Request]:
         schema = None if schema is None else json_schema(schema)
-        more = {"schema": schema, "tools": tuple(tools) if tools else None, "epoch": self.manner.epoch}
+        more = {"schema": schema, "tools": tuple(tools) if tools else None, "labels": labels, "epoch": self.manner.epoch}
+        if isinstance(prompts, (str, Mapping)):
+            raise DdmakeError("an llm takes a list of prompts: of one prompt, write [prompt].")
         for prompt in prompts:
-            messages = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else tuple(dict(m) for m in prompt)
-            yield Request(messages, **more)
+            yield Request(({"role": "user", "content": prompt},) if isinstance(prompt, str) else _turns(prompt), **more)
+
+
+def _turns(prompt: Any) -> tuple[dict[str, Any], ...]:
+    """Return chat messages as they are asked. Raises DdmakeError for what is none."""
+    turns = tuple(prompt) if isinstance(prompt, Sequence) else ()
+    if not turns or not all(isinstance(turn, Mapping) and turn.get("role") in ROLES and "content" in turn for turn in turns):
+        text = repr(prompt)
+        raise DdmakeError(f"a prompt is text, or a list of messages like {{'role': 'user', 'content': …}} with the roles "
+                          f"{', '.join(ROLES)}; not {text[:200]}{' …' if len(text) > 200 else ''}.")
+    return tuple(map(dict, turns))
 
 
 @dataclass
@@ -255,13 +290,14 @@ class _Work:
 
     def _finish(self, asked: _Asked, answer: Answer, cached: bool) -> None:
         """Take in the answer to a prompt, or have the prompt asked again."""
-        self.model.usage.count(answer, cached)
         answer = answer.of_its_own()
         refused = self._judge(asked, answer)
         if answer.wrong and cached and self.model.manner.retry and asked.number not in self.anew:
             self.anew.add(asked.number)
             self.again.append(replace(asked, anew=True))
-        elif refused and asked.request.attempt + 1 < TRIES and not stopping.asked():
+            return
+        self.model.usage.count(answer, cached)
+        if refused and asked.request.attempt + 1 < TRIES and not stopping.asked():
             request = replace(asked.request, attempt=asked.request.attempt + 1)
             self.again.append(_Asked(asked.number, self.model.key(request), request))
         else:

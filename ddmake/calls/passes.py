@@ -67,6 +67,7 @@ class Call:
     waiting: list[tuple[Pass, int]] = field(default_factory=list)
     sent: bool = False  # whether a try is in flight: it is paid for, and isn't broken off
     kept: bool = False  # whether its answer is known from now on
+    billed: Answer | None = None  # an answer that was paid for while another is asked for in its place
     worst: float = 0.0  # dollars that are set aside for it while it is in a batch
     task: "asyncio.Task[None] | None" = None  # none where it is in a batch
 

@@ -15,6 +15,7 @@ from ddmake.errors import ProviderError
 RETRIES = 8  # further tries, where the llm doesn't say
 UNREACHABLE = 3  # further tries, where nobody answers at the address
 REPAIRS = 2  # how often an answer that breaks the schema is sent back
+LONGEST_WAIT = 3600.0  # seconds that a service may ask to wait: nobody sits through more
 REFUSED = 400  # a status that says nothing of limits
 CHARACTERS = 4  # a token, roughly: for limits by tokens
 MEND = "That isn't what was asked for: {problem}. Answer again, with nothing but JSON that fits the schema."
@@ -40,6 +41,7 @@ class Sender:
             problem = structured.read(str(answer), call.request.schema)[1]
             if problem is None or call.over:
                 break
+            call.billed = answer
             request = Request((*request.messages, {"role": "assistant", "content": str(answer)},
                                {"role": "user", "content": MEND.format(problem=problem)}),
                               request.schema, request.tools, request.sample)
@@ -57,6 +59,8 @@ class Sender:
                 return await self._try(call, request)
             except Retry as error:
                 reason, wait = str(error), error.wait
+                if wait is not None and wait > LONGEST_WAIT:
+                    raise ProviderError(f"{call.by.spec.name} asks to wait {wait / 3600:,.1f} hours: {reason}") from None
                 absent = isinstance(error, Unreachable) and call.by.service.account not in self._reached
                 if absent and attempt >= min(retries, UNREACHABLE):
                     raise ProviderError(f"{call.by.spec.name} {reason}") from None
@@ -73,7 +77,7 @@ class Sender:
         status: int | None = None
         tokens, wait = characters(request) // CHARACTERS, None
         try:
-            await call.by.flow.enter(tokens + (call.by.spec.max_tokens or 0))
+            await call.by.flow.enter(tokens + (call.by.spec.max_tokens or 0), call.by)
             cost = None  # of a try that is broken off: it may be paid for
             try:
                 call.sent = True
@@ -125,11 +129,16 @@ class Paid:
     tokens_in: int | None = 0
     tokens_out: int | None = 0
     cost: float | None = 0.0
+    any: bool = False
 
     def add(self, answer: Answer) -> Answer:
-        """Add an answer, and return it with the sums in it."""
+        """Add an answer, and return it with the sums in it; a refusal that counts no tokens adds nothing."""
+        free = answer.error is not None and answer.tokens_in is None and answer.cost is None
+        if free and not self.any:
+            return answer
+        self.any = True
         for name in ("tokens_in", "tokens_out", "cost"):
-            before, now = getattr(self, name), getattr(answer, name)
+            before, now = getattr(self, name), 0 if free else getattr(answer, name)
             total = None if before is None or now is None else before + now
             setattr(self, name, total)
             setattr(answer, name, total)

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-PREFIX = "ddmake-"  # of the folders that hold sockets
+PREFIX, NAME = "ddmake-caller-", "socket"  # of the folders that hold sockets, and of these
 LOOK = 0.2  # seconds between two looks whether the caller still lives
 LONGEST = 90  # bytes of a socket's path that every system takes
 
@@ -35,7 +35,7 @@ class Switch:
     def __init__(self, folder: Path, limit: float | None = None):
         self.folder, self.limit, self.spent = folder, limit, Spent()
         self._room, self._lock = _room()
-        self.address = str(self._room / "caller")
+        self.address = str(self._room / NAME)
         self._listening = socket.socket(socket.AF_UNIX)
         self._listening.bind(self.address)
         self._listening.listen(64)
@@ -71,6 +71,9 @@ class Switch:
             hearing.join()
             if select.select([self._end], [], [], 0)[0]:
                 return
+            if self.limit is not None:  # what it had in flight isn't known: another could spend more than is allowed
+                self._listening.close()
+                return
 
     def _start(self) -> "subprocess.Popen[str]":
         number = self._listening.fileno()
@@ -92,17 +95,26 @@ def _room() -> tuple[Path, int]:
     if len(os.fsencode(base)) > LONGEST // 2:
         base = "/tmp"
     for old in Path(base).glob(f"{PREFIX}*"):
-        with suppress(OSError):  # of another user, say
-            lock = os.open(old, os.O_RDONLY)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(old, ignore_errors=True)
-            finally:
-                os.close(lock)
-    room = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
-    lock = os.open(room, os.O_RDONLY)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    return room, lock
+        _sweep(old)
+    while True:
+        room = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
+        lock = os.open(room, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if room.is_dir():
+            return room, lock
+        os.close(lock)  # another head has swept it away before it was locked
+
+
+def _sweep(room: Path) -> None:
+    """Remove the folder of a head that was killed: nobody holds its lock."""
+    with suppress(OSError):  # of another user, say, or in use
+        lock = os.open(room, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            (room / NAME).unlink(missing_ok=True)
+            room.rmdir()
+        finally:
+            os.close(lock)
 
 
 @contextmanager
