@@ -1,9 +1,9 @@
 """Requests to an LLM API: ddmake beside bare aiohttp, and beside aiohttp with a SQLite cache; counted by the server.
 
-    python benchmarks/calls.py [cold cached parser kill faults cut equal two echo …] [--prompts 2000] [--at-once 100] [--echo 1000000]
+    python benchmarks/calls.py [cold cached parser kill faults cut equal two echo …] [--prompts 2000] [--at-once 100]
 
-A local server answers after 50 ms. Times are wall-clock seconds and CPU seconds of all processes (the server's aside), memory is
-the largest process's; the last column is what the server saw. The machine should be quiet; compare ratios within one run.
+A local server answers after 50 ms. Times are wall-clock seconds and CPU seconds of all processes (the server's aside),
+memory is the largest process's; the last column is what the server saw. Compare ratios within one run.
 """
 
 import argparse
@@ -55,7 +55,8 @@ async def main():
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         async def work():
             for i in todo:
-                body = {"model": "mock", "temperature": 0.7, "messages": [{"role": "user", "content": f"Question {i}: what does a transformer attend to, and why?"}]}
+                body = {"model": "mock", "temperature": 0.7,
+                        "messages": [{"role": "user", "content": f"Question {i}: what does a transformer attend to, and why?"}]}
                 async with session.post(url + "/chat/completions", json=body) as reply:
                     json.loads(await reply.read())["choices"][0]["message"]["content"]
         await asyncio.gather(*[work() for _ in range(at_once)])
@@ -67,12 +68,14 @@ url, n, at_once = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 db = sqlite3.connect("calls.db", isolation_level=None)
 db.execute("pragma journal_mode=WAL"); db.execute("pragma synchronous=NORMAL")
 db.execute("create table if not exists calls (key blob primary key, answer text)")
-asked = [{"model": "mock", "temperature": 0.7, "messages": [{"role": "user", "content": f"Question {i}: what does a transformer attend to, and why?"}]} for i in range(n)]
+asked = [{"model": "mock", "temperature": 0.7,
+          "messages": [{"role": "user", "content": f"Question {i}: what does a transformer attend to, and why?"}]} for i in range(n)]
 keys = [hashlib.blake2b(json.dumps(body, sort_keys=True).encode(), digest_size=16).digest() for body in asked]
 known = {key for (key,) in db.execute("select key from calls")}
 pending = []
 def flush():
-    db.execute("begin"); db.executemany("insert or ignore into calls values (?, ?)", pending); db.execute("commit"); pending.clear()
+    db.execute("begin"); db.executemany("insert or ignore into calls values (?, ?)", pending); db.execute("commit")
+    pending.clear()
 async def main():
     todo = (i for i in range(n) if keys[i] not in known)
     async def flusher():
@@ -109,10 +112,12 @@ class Server:
         self.url = f"{self.root}/v1"
 
     def counts(self) -> dict:
+        """Return what the service has seen."""
         with urllib.request.urlopen(f"{self.root}/counts") as reply:
             return json.load(reply)
 
     def fail(self, share: float, *kinds: str) -> None:
+        """Let a share of the requests fail."""
         data = json.dumps({"share": share, "kinds": kinds, "retry_after": RETRY_AFTER}).encode()
         urllib.request.urlopen(urllib.request.Request(f"{self.root}/faults", data=data)).close()
 
@@ -126,6 +131,7 @@ class Bench:
         self.folder = Path(tempfile.mkdtemp(prefix="bench-of-ddmake-"))
 
     def close(self) -> None:
+        """End the server, and remove the folder."""
         self.server.process.kill()
         shutil.rmtree(self.folder)
 
@@ -135,13 +141,16 @@ class Bench:
         self.__init__(self.options)
 
     def ddfile(self, parse: str = "") -> None:
+        """Write the Ddfile."""
         text = DDFILE.format(n=self.options.prompts, at_once=self.options.at_once, parse=parse)
         (self.folder / "Ddfile").write_text(text)
 
     def ddmake(self, *words: str) -> list[str]:
+        """Return the command that makes all."""
         return [sys.executable, "-m", "ddmake", "-j", "2", f"url={self.server.url}", *words]
 
     def plain(self, script: str) -> list[str]:
+        """Return the command of a script that asks without ddmake."""
         return [sys.executable, "-c", script, self.server.url, str(self.options.prompts), str(self.options.at_once)]
 
     def run(self, name: str, *commands: list[str]) -> None:
@@ -159,10 +168,13 @@ class Bench:
         code, largest = json.loads(os.read(pipe, 100))
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         now = self.server.counts()
-        told = f"{now['requests'] - seen['requests']:,} requests, {now['answered_again'] - seen['answered_again']:,} answered again"
-        print(f"{name:<34} {wall:7.2f} s {cpu:7.2f} CPU-s {largest / 1024:6.0f} MB   {told}{'' if not code else f'   EXIT {code}'}", flush=True)
+        new = {name: now[name] - seen[name] for name in ("requests", "answered_again")}
+        told = f"{new['requests']:,} requests, {new['answered_again']:,} answered again"
+        end = f"   EXIT {code}" if code else ""
+        print(f"{name:<34} {wall:7.2f} s {cpu:7.2f} CPU-s {largest / 1024:6.0f} MB   {told}{end}", flush=True)
 
     def start(self, command: list[str]) -> subprocess.Popen:
+        """Start a command in the folder."""
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(command, cwd=self.folder, env=env, start_new_session=True,
                                 stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
@@ -175,6 +187,7 @@ class Bench:
 
 
 def cold(bench: Bench) -> None:
+    """Ask all, nothing being known."""
     bench.run("bare aiohttp", bench.plain(BARE))
     bench.run("aiohttp + SQLite", bench.plain(CACHED))
     bench.ddfile()
@@ -182,6 +195,7 @@ def cold(bench: Bench) -> None:
 
 
 def cached(bench: Bench) -> None:
+    """Make it again, all being known."""
     bench.ddfile()
     subprocess.run(bench.ddmake(), cwd=bench.folder, check=True, capture_output=True)
     bench.run("ddmake again: at rest", bench.ddmake())
@@ -195,13 +209,15 @@ def parser(bench: Bench) -> None:
     subprocess.run(bench.ddmake(), cwd=bench.folder, check=True, capture_output=True)
     bench.ddfile(", parse=lambda text, row: text.lower()")
     bench.run(f"ddmake, parser changed ({bench.options.prompts:,} rows)", bench.ddmake())
-    told = subprocess.run([sys.executable, "-m", "ddmake", "log", "--json", "said"], cwd=bench.folder, capture_output=True, text=True).stdout
+    command = [sys.executable, "-m", "ddmake", "log", "--json", "said"]
+    told = subprocess.run(command, cwd=bench.folder, capture_output=True, text=True).stdout
     seconds = json.loads(told)["results"][0]["seconds"]
     print(f"{'':<34} {bench.options.prompts / seconds:,.0f} rows/s in the job, {seconds} s")
     bench.options.prompts = before
 
 
 def kill(bench: Bench) -> None:
+    """Kill all processes halfway, and run again."""
     bench.ddfile()
     running = bench.start(bench.ddmake())
     while bench.server.counts()["answered"] < bench.options.prompts // 2:
@@ -210,7 +226,8 @@ def kill(bench: Bench) -> None:
         os.kill(process, signal.SIGKILL)
     running.wait()
     bench.run("ddmake after kill -9 halfway", bench.ddmake())
-    print(f"{'':<34} {bench.server.counts()['answered_again']} sent twice; {bench.options.at_once} in flight at most; {bench.lost()} rows lost")
+    twice = bench.server.counts()["answered_again"]
+    print(f"{'':<34} {twice} sent twice, of {bench.options.at_once} in flight at most; {bench.lost()} rows lost")
 
 
 def _tree(root: int) -> list[int]:
@@ -220,6 +237,7 @@ def _tree(root: int) -> list[int]:
 
 
 def faulty(*kinds: str) -> Callable[[Bench], None]:
+    """Return a scenario in which a tenth of the requests fail in these ways."""
     def scenario(bench: Bench) -> None:
         bench.server.fail(0.1, *kinds)
         bench.run("aiohttp + SQLite", bench.plain(CACHED))
@@ -233,17 +251,20 @@ def faulty(*kinds: str) -> Callable[[Bench], None]:
 
 
 def equal(bench: Bench) -> None:
+    """Ask what is mostly equal."""
     bench.ddfile()
     bench.run("ddmake, 1,000 prompts, 10 differ", bench.ddmake("n=1000", "differ=10"))
 
 
 def two(bench: Bench) -> None:
+    """Run two heads at once that ask the same."""
     bench.ddfile()
     words = ("n=1000", "differ=10")
     bench.run("two of them at once", bench.ddmake("--into", "a", *words), bench.ddmake("--into", "b", *words))
 
 
 def echo(bench: Bench) -> None:
+    """Make many rows in bounded memory."""
     (bench.folder / "Ddfile").write_text(ECHO.format(n=bench.options.echo))
     bench.run(f"ddmake, {bench.options.echo:,} rows by echo", [sys.executable, "-m", "ddmake"])
 
@@ -253,6 +274,7 @@ SCENARIOS = {"cold": cold, "cached": cached, "parser": parser, "kill": kill, "fa
 
 
 def main() -> None:
+    """Run the scenarios that are asked for."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("scenarios", nargs="*", default=list(SCENARIOS), metavar="scenario")
     options.add_argument("--prompts", type=int, default=2000)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ddmake.artifacts.rows import Batches
 
 OnError = Literal["keep", "drop", "raise"]
+CUT = "cut at max_tokens"  # the reason for which an answer that is too long can't be used
 FEW = 100  # rows that are made into Python's at once
 ACCEPTED = ("length", "content_filter")  # reasons to end an answer for which it may still be used
 META = {"model": "string", "finish_reason": "string", "tokens_in": "int64", "tokens_out": "int64", "reasoning": "string",
@@ -120,7 +121,14 @@ class _Answers:
             first += count
         if self.failed and (taking.on_error == "raise" or not self.usable):
             total = self.failed + self.usable
-            raise DdmakeError(f"{self.failed} of {total} rows have no usable answer; the first: {self.first_failure}")
+            raise DdmakeError(f"{self.failed} of {total} rows have no usable answer; the first: {self._advised()}")
+
+    def _advised(self) -> str:
+        """Return why the first row failed, what helps, and where the answers are seen."""
+        reason = self.first_failure or ""
+        remedy = ' (raise max_tokens, or accept="length")' if reason == CUT else ""
+        which = "" if reason.startswith("parse raised") else " --failed"
+        return f"{reason}{remedy}. What was answered: ddmake calls{which} --rule {self.llm.payer.rule}"
 
     def _given(self) -> Iterator[tuple[int, "pa.RecordBatch | None"]]:
         """Yield batches of the rows that were asked about, with their numbers of rows."""

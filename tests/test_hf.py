@@ -11,7 +11,8 @@ from transformers import GenerationConfig
 from ddmake import toys
 from ddmake.backends import models
 from ddmake.backends.base import Answer, Request
-from ddmake.backends.hf import LocalModel, end_tokens, load_model, load_tokenizer, read_sampling
+from ddmake.backends.hf import LocalModel, end_tokens, read_sampling
+from ddmake.backends.loading import load_model, load_tokenizer
 from ddmake.errors import DdmakeError, MissingExtra
 
 KINDS = ("chat", "plain", "t5", "bart")
@@ -142,17 +143,39 @@ def test_requests_are_taken_lazily(folder):
     answers.close()
 
 
-def test_out_of_memory_halves_the_batch(folder, monkeypatch):
-    backend = LocalModel(folder / "chat", sampling={"max_tokens": 30})
-    generate = backend._generate
+@pytest.mark.parametrize("kind", ["chat", "t5"])
+def test_out_of_memory_halves_the_batch(folder, kind, monkeypatch):
+    expected = ask(folder / kind, {"max_tokens": 30})
+    backend = LocalModel(folder / kind, sampling={"max_tokens": 30})
+    forward, sizes = backend.model.forward, []
 
-    def small(ids, *rest):
-        if len(ids) > 6:
+    def small(*args, input_ids=None, decoder_input_ids=None, **given):
+        rows = len(decoder_input_ids if input_ids is None else input_ids)
+        sizes.append(rows)
+        if rows > 6:
             raise torch.OutOfMemoryError("no memory")
-        return generate(ids, *rest)
+        return forward(*args, input_ids=input_ids, decoder_input_ids=decoder_input_ids, **given)
 
-    monkeypatch.setattr(backend, "_generate", small)
-    assert dict(backend.answers(requests())) == ask(folder / "chat", {"max_tokens": 30}) and backend.rows == 6
+    def causal(input_ids, **given):
+        sizes.append(len(input_ids))
+        if len(input_ids) > 6 and len(sizes) > 8:  # rows under way go on from where they are
+            raise torch.OutOfMemoryError("no memory")
+        return forward(input_ids=input_ids, **given)
+
+    monkeypatch.setattr(backend.model, "forward", causal if kind == "chat" else small)
+    assert dict(backend.answers(requests())) == expected and max(sizes) > 6
+
+
+@pytest.mark.parametrize("kind", ["chat", "t5"])
+def test_memory_too_small_for_one_row_is_told_in_words(folder, kind, monkeypatch):
+    backend = LocalModel(folder / kind, sampling={"max_tokens": 30})
+
+    def none(*args, **given):
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(backend.model, "forward", none)
+    with pytest.raises(DdmakeError, match=rf"^{kind}: memory ran out with one row at a time\. Lower max_tokens"):
+        list(backend.answers(requests()))
 
 
 def test_adapter_answers_as_peft_does_however_it_is_given(folder, monkeypatch):

@@ -315,6 +315,30 @@ def test_names_out_of_use_stay_locked(place):
     assert [line.split("@")[0] for line in place.lock.read_text().splitlines()[-2:]] == ['"org/a', '"org/b']
 
 
+def test_the_base_of_an_adapter_on_the_hub_is_pinned(place):
+    """The adapter names no commit; what it was put on first, it is put on later."""
+    from peft import LoraConfig, get_peft_model
+
+    from ddmake.backends.loading import load_model
+
+    first = place.hub.push_folder("models/org/tiny", toys.folder("tiny-base"))
+    tuned = get_peft_model(load_model(toys.folder("tiny-base")), LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"))
+    tuned.peft_config["default"].base_model_name_or_path = "org/tiny"
+    tuned.save_pretrained(place.project.root / "tuned", save_embedding_layers=False)
+    place.hub.push_folder("models/org/adapter", place.project.root / "tuned")
+    ask = 'generate("said%d", llm=llm("hf/org/adapter", temperature=0, max_tokens=4), prompt="x%d", n=1, accept={"length"})\n'
+    place.project.ddfile(ask % (1, 1))
+    place.make()
+    assert f'"org/tiny@main" = "{first}"' in place.lock.read_text()
+    place.hub.push_folder("models/org/tiny", toys.folder("tiny"))
+    place.project.ddfile(ask % (1, 1) + ask % (2, 2))
+    place.asked()
+    place.make()
+    assert not any("/resolve/" in line and f"/resolve/{first}/" not in line for line in place.asked() if "org/tiny" in line)
+    again = place.make("-n", "--force", "said1", "--only", offline=True)
+    assert again.output.splitlines()[-2].split()[:4] == ["make", "said1", "0", "1"]
+
+
 def test_a_tuned_model_names_its_base_by_name_and_commit(place):
     first = place.hub.push_folder("models/org/tiny", toys.folder("tiny-base"))
     second = place.hub.push_folder("models/org/tiny", toys.folder("tiny"))

@@ -2,19 +2,31 @@
 
 import asyncio
 import json
+import os
+import signal
 import sqlite3
 import subprocess
 import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from textwrap import dedent
 
 import pytest
 from test_guards import RUN
 
-from ddmake.artifacts import sampled, stored
+from ddmake.artifacts import sampled
 from ddmake.backends.base import Request
 from ddmake.calls import budget, prices, tokens
 from ddmake.calls.budget import Budget, OverBudget, worst_case
+from ddmake.calls.money import dollars
+from ddmake.ddfile.load import load
 from ddmake.ddfile.specs import LLM
-from ddmake.errors import DdfileError, ProviderError
+from ddmake.engine.asked import asks
+from ddmake.engine.counting import Looker
+from ddmake.engine.verdicts import Verdict
+from ddmake.errors import ProviderError
+from ddmake.store import open_store
 
 ROWS = """
     cfg = config(n=40)
@@ -42,13 +54,28 @@ def estimate(project, target, *args):
     return next(rule["estimate"] for rule in plan["rules"] if rule["targets"] == [target])
 
 
+def asked_keys(project, target, *knobs):
+    """Return the keys of what a target would ask."""
+    before = Path.cwd()
+    os.chdir(project.root)
+    try:
+        flow = load(project.root / "Ddfile", **dict(knob.split("=") for knob in knobs))
+        with closing(open_store(project.root)) as store:
+            rule = flow.find(target).rule
+            with closing(Looker(flow, store, Verdict(rule, "make"))) as looker:
+                asking, = asks(rule, looker.given())
+                return [asking.llm.key(request) for request, _ in asking.llm.look(asking.prompts)]
+    finally:
+        os.chdir(before)
+
+
 def paid(project):
     """Return what all calls have cost, as the database has it."""
     with sqlite3.connect(project.root / ".ddmake" / "calls.db") as db:
         return db.execute("SELECT total(cost) FROM calls").fetchone()[0]
 
 
-@pytest.mark.parametrize("name, more, dollars", [
+@pytest.mark.parametrize("name, more, per_million", [
     ("openai/gpt-4o", {}, (2.5, 10)),
     ("anthropic/claude-sonnet-4-5", {}, (3, 15)),
     ("bedrock/converse/anthropic.claude-sonnet-4-5-20250929-v1:0", {}, (3, 15)),
@@ -64,18 +91,21 @@ def paid(project):
     ("echo", {}, (0, 0)),
     ("hf/some/model", {}, (0, 0)),
 ])
-def test_a_price_is_stated_or_found_by_the_very_name(name, more, dollars, monkeypatch):
+def test_a_price_is_stated_or_found_by_the_very_name(name, more, per_million, monkeypatch):
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     found = prices.price_of(LLM(name, **more))
-    assert dollars == (found and pytest.approx((found.tokens_in * 1e6, found.tokens_out * 1e6)))
+    assert per_million == (found and pytest.approx((found.tokens_in * 1e6, found.tokens_out * 1e6)))
 
 
-def test_a_price_that_is_none_is_refused():
-    with pytest.raises(DdfileError, match=r"price=\(1,\) isn't a price. Write dollars for a million tokens"):
-        prices.price_of(LLM("openai/gpt-4o", price=(1,)))
+@pytest.mark.parametrize("price", ["3", "(3,)", "(1, -2)", "('1', '2')", "(True, 1)", "(1, float('nan'))"])
+def test_a_price_that_is_none_is_refused(project, price):
+    project.ddfile(f'generate("said", llm=llm("openai/gpt-4o", price={price}), prompt="x", n=1)')
+    found = project.run("-n")
+    assert found.code == 2 and "Ddfile:3: llm('openai/gpt-4o'): price=" in found.output
+    assert "isn't a price. Write dollars for a million tokens, in and out, as in price=(2.5, 10)." in found.output
 
 
-@pytest.mark.parametrize("tokens_in, tokens_out, more, dollars", [
+@pytest.mark.parametrize("tokens_in, tokens_out, more, millionths", [
     (1000, 100, {}, 1000 * 3 + 100 * 15),
     (1000, 100, {"batch": True}, 1000 * 1.5 + 100 * 7.5),
     (1000, 100, {"cached": 400}, 600 * 3 + 400 * 0.3 + 100 * 15),
@@ -84,10 +114,10 @@ def test_a_price_that_is_none_is_refused():
     (1000, None, {}, None),
     (None, 100, {}, None),
 ])
-def test_what_a_request_costs(tokens_in, tokens_out, more, dollars):
+def test_what_a_request_costs(tokens_in, tokens_out, more, millionths):
     price = prices.price_of(LLM("bedrock/anthropic.claude-sonnet-4-5-20250929-v1:0"))
     found = prices.cost(price, tokens_in, tokens_out, **more)
-    assert found == (None if dollars is None else pytest.approx(dollars / 1e6))
+    assert found == (None if millionths is None else pytest.approx(millionths / 1e6))
     assert prices.cost(None, tokens_in, tokens_out, **more) is None
     assert prices.cost(prices.LOCAL, None, None) == 0.0
 
@@ -191,6 +221,78 @@ def test_the_table_of_a_dry_run(project, service):
     assert "Make 1. Sure ~$0." in project.make("-n", "n=43").output
 
 
+def test_what_isnt_known_is_named_at_once(project, service):
+    asking(project, service).make("rows")
+    assert "?: neither the price for said is known nor how long its answers are. State llm(…, price=(in, out))" in \
+        project.make("-n").output
+    assert estimate(project, "said")["unpriced"]
+
+
+def test_a_dry_run_says_when_it_would_cost_more_than_allowed(project, service):
+    asking(project, service, price=(1000, 1000)).make("n=4")
+    project.make("rows", "n=40")
+    assert "That is more than --max-cost 0.5: the run would stop there." in project.make("-n", "--max-cost", "0.5", "n=40").output
+    assert "more than" not in project.make("-n", "--max-cost", "50", "n=40").output
+
+
+def test_what_a_retry_sends_anew_is_announced(project, service):
+    """Known answers that can't be used: those that a parser refused, were cut, or break the schema."""
+    service.fail(0.0, prompts={"word 7": "filter"})
+    more = f"""
+    def odd(text, row):
+        return {{}}[text] if row["x"] in ("word 2", "word 3") else text
+    transform("parsed", numbered, llm=gpt, column="said", parse=odd, prompt={PROMPT!r})
+    """
+    asking(project, service)
+    (project.root / "Ddfile").write_text((project.root / "Ddfile").read_text() + dedent(more))
+    project.make("n=10")
+    told = estimate(project, "parsed", "parsed", "n=10", "--retry-failed")
+    assert (told["send"], told["cached"]) == (3, 7)
+    before = service.counts()["requests"]
+    assert "3 sent, 7 cached" in project.make("--retry-failed", "n=10", "parsed").output
+    assert service.counts()["requests"] >= before + 3
+
+
+@pytest.mark.parametrize("kind, price, told", [
+    ("cut", (1, 1), "at least $"),  # a reply that broke off may be paid for
+    ("cut", (0, 0), "$0.00 now, $0.00 in all"),
+    ("hang", (1, 1), "at least $"),
+    ("429", (1, 1), "$0.0"),
+])
+def test_what_may_have_been_paid_isnt_said_to_be_nothing(project, service, kind, price, told):
+    service.fail(0.0, prompts={"word 1": kind})
+    output = asking(project, service, price=price, retries=0, timeout=0.5).make("n=3").output
+    assert output.splitlines()[-1].startswith(told), output
+
+
+def test_where_nothing_came_the_sum_is_unknown(project, service):
+    service.fail(1.0, "cut")
+    output = asking(project, service, price=(1, 1), retries=0).run("n=2").output
+    assert "$? now, $? in all." in output
+
+
+def test_what_was_in_flight_at_the_second_interrupt_may_have_been_paid(project, service):
+    service.fail(0.0, latency=60)
+    asking(project, service, price=(1, 1)).make("rows", "n=2")
+    process = project.command("n=2")
+    while service.counts()["requests"] < 2:
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    assert "$? now, $? in all." in process.communicate(timeout=30)[0]
+
+
+def test_what_another_run_pays_meanwhile_is_not_of_this_one(project, service):
+    asking(project, service, price=(1000, 1000)).make("n=4")
+    with sqlite3.connect(project.root / ".ddmake" / "calls.db") as db:
+        db.execute("UPDATE calls SET made = made + 1e6")
+    before = paid(project)
+    output = project.make("n=5").output
+    assert f"{dollars(paid(project) - before)} now, {dollars(paid(project))} in all" in output
+
+
 def test_without_a_price_nothing_is_said_to_cost_nothing(project, service):
     asking(project, service).make()
     asking(project, service, prompt="Another: {{ x }}")
@@ -239,8 +341,82 @@ def test_no_more_is_spent_than_allowed_and_what_was_answered_is_kept(project, se
     assert 0 < paid(project) <= 2
     kept = service.counts()["requests"]
     assert 0 < kept < 40
+    assert f"  {kept} of 40 answers are kept, ${paid(project):.2f} spent." in stopped.output
     project.make("--max-cost", "40")
     assert service.counts()["requests"] == 40
+
+
+def test_what_is_kept_where_a_service_refuses(project, service):
+    asking(project, service, price=(1, 10)).make("n=10")
+    service.fail(1.0, "401")
+    stopped = project.run("n=12")
+    assert stopped.code == 1 and "answered 401" in stopped.output
+    assert "  10 of 12 answers are kept, $0.00 spent." in stopped.output
+
+
+@pytest.mark.parametrize("rule", ["maybe", "own"])
+def test_a_missing_key_is_found_before_anything_is_made(project, service, rule):
+    """Also that of a rule whose input isn't there yet, and of a recipe that doesn't tell what it asks."""
+    asking(project, service, **({"api_key_env": "NO_SUCH_KEY"} if rule == "maybe" else {}))
+    if rule == "own":
+        (project.root / "Ddfile").write_text((project.root / "Ddfile").read_text() + dedent("""
+            @step("own", llm=gpt.using(api_key_env="NO_SUCH_KEY"))
+            def own(*, llm):
+                return [{"x": str(answer)} for answer in llm.complete(["a"])]
+        """))
+    told = project.run("n=2")
+    label = "said" if rule == "maybe" else "own"
+    assert told.code == 2 and f"{label}: openai/toy needs an API key: set NO_SUCH_KEY" in told.output
+    assert not (project.root / "rows").exists() and service.counts()["requests"] == 0
+    assert f"\n{label}: openai/toy needs an API key: set NO_SUCH_KEY" in project.make("-n", "n=2").output
+
+
+def test_a_service_without_an_address_is_a_mistake(project, monkeypatch):
+    for name in ("AZURE_API_BASE", "AZURE_OPENAI_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AZURE_API_KEY", "k")
+    project.ddfile('generate("said", llm=llm("azure/mine"), prompt="x", n=3)')
+    for args in (["-n"], []):
+        found = project.run(*args)
+        assert (found.code, found.output) == (2, "Ddfile:3: said: azure/mine has no address: set AZURE_API_BASE, or state "
+                                                 "base_url=….\n")
+
+
+def test_what_is_under_way_in_a_batch_is_not_money_to_come(project, service):
+    asking(project, service, price=(1, 10), batch=True).make("rows", "n=4")
+    keys = asked_keys(project, "said", "n=4")
+    with sqlite3.connect(project.root / ".ddmake" / "calls.db") as db:
+        db.executemany("INSERT INTO batch_items (key, token, number, request) VALUES (?, 't', ?, '{}')",
+                       [(key, number) for number, key in enumerate(keys[:3])])
+    told = estimate(project, "said", "n=4")
+    assert (told["send"], told["cached"], told["under_way"]) == (1, 0, 3)
+    assert "said: 3 under way in a batch: collected, and not sent again." in project.make("-n", "n=4").output
+
+
+MENDED = """
+    @step("rows")
+    def rows():
+        yield from ({{"x": f"word {{i}}"}} for i in range(4))
+
+    def odd(text, row):
+        if row["x"] == "word 1":
+            raise ValueError("odd")
+        return text
+
+    toy = llm("openai/toy", base_url="{url}")
+    transform("mended", rows, llm=toy, prompt="{{{{ x }}}}", schema={{"a": str}})
+    transform("parsed", rows, llm=toy, prompt="{{{{ x }}}}", parse=odd)
+"""
+
+
+def test_sent_and_cached_add_up_to_the_rows(project, service):
+    """Whatever it took: an answer that was sent back to be mended, a row that a parser had asked again."""
+    service.fail(0.0, prompts={"word 2": "misfit"})
+    project.ddfile(MENDED.format(url=service.url))
+    assert "4 sent; $?" in project.make("mended").output and service.counts()["requests"] == 5
+    service.fail(0.0, prompts={})
+    assert "4 sent; $?" in project.make("parsed").output and service.counts()["requests"] == 11
+    assert "1 sent, 3 cached; $?" in project.make("--retry-failed", "parsed").output
 
 
 def test_what_was_paid_by_target_model_and_day(project, service):

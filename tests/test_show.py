@@ -192,3 +192,53 @@ def test_a_file_of_an_earlier_try_is_not_taken_for_this_ones(tmp_path):
     assert (kept.answer, kept.values["x"], kept.values["y"]) == ("half a pair: \\ud800", "\\ud800", {"z": "b'12'"})
     Failures(spool).close()
     assert list(rows(spool)) == []
+
+
+def test_where_all_rows_failed_the_remedy_and_the_answers_are_named(project, service):
+    service.fail(0.0, finish="length")
+    project.ddfile(f'generate("said", llm=llm("openai/toy", base_url="{service.url}"), prompt="x", n=3)')
+    told = project.run()
+    assert told.code == 1 and "3 of 3 rows have no usable answer; the first: cut at max_tokens " \
+        '(raise max_tokens, or accept="length"). What was answered: ddmake calls --failed --rule said' in told.output
+    assert project.make("calls", "--failed", "--rule", "said").output.count("(cut) X") == 3
+    assert project.run("show", "said", "--failed").output == \
+        "said isn't made yet. Do: ddmake said. Answers to it that can't be used: ddmake calls --failed --rule said\n"
+
+
+def test_a_preview_shows_tool_calls_and_names_images(project, service):
+    service.fail(0.0, call=True)
+    project.ddfile(f"""
+        TOOL = {{"type": "function", "function": {{"name": "look", "parameters": {{"type": "object", "properties": {{"at": {{"type": "string"}}}}}}}}}}
+
+        @step("rows")
+        def rows():
+            return [{{"x": "a", "photo": b"\\x89PNG" + b"." * 100}}]
+
+        transform("said", rows, llm=llm("openai/toy", base_url="{service.url}"), prompt="see {{{{ x }}}}", images="photo", tools=[TOOL])
+    """).make("rows")
+    output = project.make("preview", "said").output
+    assert "    (image: image/png, 104 bytes)" in output or "(image: image/png, 10" in output
+    assert "calls look(" in output
+    shown, = json.loads(project.make("preview", "said", "--json").output)["shown"]
+    assert shown["tool_calls"][0]["function"]["name"] == "look"
+    assert "(image: image/png" in project.make("calls").output
+
+
+def test_nulls_that_stand_in_prompts_are_told(project):
+    """But not where the template sees to them."""
+    project.ddfile("""
+        @step("rows")
+        def rows():
+            yield from ({"x": f"None of {i}", "y": None if i == 5 else "y", "z": None} for i in range(9))
+
+        echo = llm("echo")
+        transform("bare", rows, llm=echo, prompt="{{ x }} {{ y }}")
+        transform("view", rows.skip(2), llm=echo, prompt="{{ x }} {{ y }}")
+        transform("seen", rows, llm=echo, prompt="{{ x }} {{ y or 'nothing' }}{% if z %}{{ z }}{% endif %}")
+    """).make("rows")
+    note = "y is null in row 5 of rows, and stands in the prompt as 'None'. Give it a default, as in {{ y or 'unknown' }}"
+    assert note in project.make("preview", "bare").output
+    assert "is null" not in project.make("preview", "seen").output
+    found = [one for one in json.loads(project.run("lint", "--json").output) if one["kind"] == "null in a prompt"]
+    assert [one["what"].split(":")[0] for one in found] == ["bare", "view"]
+    assert "row 3 of rows as it is read, and" in found[1]["what"]

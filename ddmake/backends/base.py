@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Request:
-    """One request to an llm: chat messages, an optional JSON schema, tools, and which sample of it is wanted.
+    """One request to an llm: chat messages, an optional JSON schema, tools or labels, and which sample of it is wanted.
 
     A message is {"role": "system" | "user" | "assistant" | "tool", "content": …}; its content is text, or a list of parts as
     OpenAI's chat API has them: {"type": "text", "text": …}, {"type": "image_url", "image_url": {"url": …}}.
@@ -21,6 +21,7 @@ class Request:
     tools: tuple[Mapping[str, Any], ...] | None = None  # as OpenAI's chat API has them
     sample: int = 0
     epoch: int = 0  # raised by --resample: in the key, never sent
+    labels: tuple[str, ...] | None = None  # the answer is to be one of these, chosen by their probabilities
     attempt: int = 0  # raised where a parser refused the answer before: in the key, never sent
 
 
@@ -42,6 +43,7 @@ class Answer(str):
     tokens_cached: int  # of tokens_in, those that the provider had kept from an earlier request: they cost less
     wrong: str | None = None  # why a pass over prompts can't use it, and what it made of it otherwise
     value: Any = None
+    scores: Mapping[str, float] | None = None  # log-probabilities of the labels that there were to choose among
 
     def __new__(cls, text: str = "", *, model: str = "", finish_reason: str | None = None,
                 tokens_in: int | None = None, tokens_out: int | None = None, error: str | None = None,
@@ -49,9 +51,10 @@ class Answer(str):
                 tokens_cached: int = 0):
         """Make an answer of its text."""
         answer = super().__new__(cls, _text(text))
-        answer.model, answer.finish_reason, answer.error = _text(model), finish_reason and _text(finish_reason), error and _text(error)
-        answer.tokens_in, answer.tokens_out, answer.tokens_cached = _count(tokens_in), _count(tokens_out), _count(tokens_cached) or 0
-        answer.reasoning, answer.tool_calls, answer.cost = reasoning and _text(reasoning), tuple(tool_calls), cost
+        answer.model, answer.finish_reason = _text(model), finish_reason and _text(finish_reason)
+        answer.error, answer.reasoning = error and _text(error), reasoning and _text(reasoning)
+        answer.tokens_in, answer.tokens_out, answer.cost = _count(tokens_in), _count(tokens_out), cost
+        answer.tokens_cached, answer.tool_calls = _count(tokens_cached) or 0, tuple(tool_calls)
         return answer
 
     def of_its_own(self) -> "Answer":
@@ -74,11 +77,10 @@ def _text(told: Any) -> str:
 
 
 def _count(told: Any) -> int | None:
-    """Return a number of tokens as a service counts them; None for what is none."""
-    return told if type(told) is int and 0 <= told < MOST_TOKENS else None
+    """Return a number of tokens as a service tells it; None for what can't be one."""
+    return told if type(told) is int and 0 <= told < 2**53 else None
 
 
-MOST_TOKENS = 2**53
 UNUSABLE = {"length": "cut at max_tokens", "content_filter": "filtered"}  # finish reasons of answers that aren't whole
 
 

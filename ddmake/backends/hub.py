@@ -15,6 +15,7 @@ from ddmake.errors import DdfileError, DdmakeError
 TIMEOUT = 10.0  # seconds that the Hub may take to say which commit it is
 OTHERS = ("*.h5", "*.msgpack", "*.ot", "*.onnx", "*.tflite", "*.gguf", "*.mlmodel", "onnx/*", "openvino/*", "coreml/*",
           "original/*")  # the same weights for other programs
+CONFIGS = ("config.json", "adapter_config.json", "tokenizer_config.json", "chat_template.jinja")
 PICKLES = ("*.bin", "*.pt", "*.pth")  # the same weights again, where there are safetensors
 SNAPSHOT = re.compile(r".*/models--(.+)/snapshots/([0-9a-f]{40})")
 
@@ -118,6 +119,35 @@ def snapshot(root: Path, name: HubName) -> Path:
     sha = commit(root, name)
     folder = _fetched(name, sha, (*OTHERS, *PICKLES))
     return folder if any(folder.glob("**/*.safetensors")) else _fetched(name, sha, OTHERS)
+
+
+def configs(root: Path, name: HubName, fetch: bool) -> Path | None:
+    """Return the folder where a model's configs and chat template lie, its weights perhaps not.
+
+    None where they aren't in the local cache, unless to `fetch` them. Raises DdmakeError where they can't be fetched.
+    """
+    sha = commit(root, name)
+    places = [_config(name, sha, file, fetch) for file in CONFIGS]
+    found = next(filter(None, places), None)
+    if found is None and fetch:
+        raise DdmakeError(f"the {name.kind} {name}, commit {sha[:7]}, has no {CONFIGS[0]} in the local cache, and none can be "
+                          "fetched. Run ddmake again with the network on, or mend the name.")
+    return None if found is None else found.parent
+
+
+def _config(name: HubName, sha: str, file: str, fetch: bool) -> Path | None:
+    """Return where a file of a model lies, None for one that it hasn't, or that can't be fetched."""
+    import httpx
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError
+
+    found = try_to_load_from_cache(name.repo, file, revision=sha)
+    if found is not None or not fetch:
+        return Path(found) if isinstance(found, str) else None
+    try:
+        return Path(hf_hub_download(name.repo, file, revision=sha))
+    except (EntryNotFoundError, OSError, httpx.HTTPError):
+        return None
 
 
 def _fetched(name: HubName, sha: str, left_out: tuple[str, ...]) -> Path:

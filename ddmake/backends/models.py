@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,17 @@ from ddmake.errors import DdmakeError, MissingExtra
 from ddmake.fingerprint import hashes
 
 ADAPTER = "adapter_config.json"
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 MEANING = (  # the files of a model folder that say what the model answers
     "*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "config.json", "generation_config.json", ADAPTER,
     "adapter_model*.bin", "tokenizer*.json", "tokenizer*.model", "special_tokens_map.json", "added_tokens.json",
     "vocab*", "merges.txt", "spiece.model", "sentencepiece*.model", "chat_template.jinja",
 )
+TOKENIZER = "tokenizer_config.json"
+SEPARATOR = "ddmake_separator"  # in a tokenizer's config: what ended a prompt in training, where that is no line break
+QUANTIZERS = {  # how weights are made smaller: by which packages, the first that is installed
+    "int8": ("torchao", "bitsandbytes"), "int4": ("torchao",), "nf4": ("bitsandbytes",), "fp4": ("bitsandbytes",),
+}
 SILENT = ("transformers_version", "peft_version", "_from_model_config", "_name_or_path", "base_model_name_or_path")
 
 
@@ -83,26 +89,83 @@ def is_encoder_decoder(model: Path | str, revision: str | None = None) -> bool:
     return bool(AutoConfig.from_pretrained(str(model), revision=revision).is_encoder_decoder)
 
 
-def weights_sha(folder: Path | str) -> str:
+def identity(model: Path | str, adapter: Path | str | None, *, commit: str | None, dtype: str | None, quantize: str | None,
+             template: object, separator: str, sha: Callable[[str], str] = hashes.of_file) -> dict[str, object]:
+    """Return what tells a model from every other: its weights by content or commit, and how it is loaded and asked; no path.
+
+    `commit` is that of a model on the Hub, or of the one that an adapter's folder names as its base. Reads files alone.
+    """
+    if is_adapter(model) and adapter is None:
+        (model, _), adapter = adapter_base(model), model
+    local = Path(model).is_dir()
+    told = {
+        "model": "" if local else str(model),
+        "weights": weights_sha(model, sha) if local else commit,
+        "adapter": files_sha(adapter, sha) if adapter is not None else None,
+        "dtype": dtype,
+        "template": hashlib.sha256(str(template).encode()).hexdigest() if template else None,
+        "separator": None if template else separator,
+    }
+    return told if quantize is None else {**told, "quantize": f"{quantize} by {quantizer(quantize)}"}
+
+
+def quantizer(quantize: str) -> str:
+    """Return the package that makes weights smaller in a way. Raises MissingExtra where none is installed."""
+    packages = QUANTIZERS[quantize]
+    found = next((package for package in packages if find_spec(package) is not None), None)
+    if found is None:
+        raise MissingExtra(packages[0], "quantize", f"llm(…, quantize={quantize!r})")
+    return found
+
+
+def chat_template(folder: Path) -> str | dict[str, str] | None:
+    """Return the chat template in a model's folder, as its tokenizer has it: one, several by name, or none."""
+    told = read_json(folder, TOKENIZER).get("chat_template")
+    files = {path.stem: path for path in folder.glob("additional_chat_templates/*.jinja")}
+    if (folder / "chat_template.jinja").is_file():
+        files = {"default": folder / "chat_template.jinja", **files}
+    found = {name: path.read_text(encoding="utf-8") for name, path in files.items()}
+    if found:
+        return found["default"] if found.keys() == {"default"} else found
+    return {one["name"]: one["template"] for one in told} if isinstance(told, list) else told
+
+
+def separator_of(told: Mapping[str, Any]) -> str:
+    """Return what ends a prompt where there is no chat template, as a tokenizer's config tells it."""
+    return told.get(SEPARATOR, "\n")
+
+
+def weights_bytes(folder: Path) -> int:
+    """Return the size of the weights in a folder."""
+    files = {path for pattern in WEIGHTS for path in folder.glob(pattern)}
+    return sum(path.stat().st_size for path in files)
+
+
+def has_tokenizer(folder: Path | str) -> bool:
+    """Tell whether a tokenizer lies in a folder."""
+    return (Path(folder) / TOKENIZER).is_file()
+
+
+def weights_sha(folder: Path | str, sha: Callable[[str], str] = hashes.of_file) -> str:
     """Return the sha256 over what a model folder answers by: its files, and under an adapter its base's.
 
-    A base on the Hub counts by its name and revision.
+    A base on the Hub counts by its name and revision. `sha` hashes a file, or remembers its hash.
     """
     if not is_adapter(folder):
-        return files_sha(folder)
+        return files_sha(folder, sha)
     base, revision = adapter_base(folder)
-    under = weights_sha(base) if Path(base).is_dir() else f"{base}@{revision}"
-    return hashlib.sha256(f"{files_sha(folder)} on {under}".encode()).hexdigest()
+    under = weights_sha(base, sha) if Path(base).is_dir() else f"{base}@{revision}"
+    return hashlib.sha256(f"{files_sha(folder, sha)} on {under}".encode()).hexdigest()
 
 
-def files_sha(folder: Path | str) -> str:
+def files_sha(folder: Path | str, sha: Callable[[str], str] = hashes.of_file) -> str:
     """Return the sha256 over the files that say what a model answers: weights, tokenizer, configs; by name and content.
 
     READMEs, metrics and other files that lie beside them count for nothing.
     """
     total = hashlib.sha256()
     for path in sorted({path for pattern in MEANING for path in Path(folder).glob(pattern) if path.is_file()}):
-        content = config_sha(path) if path.name.endswith("config.json") else hashes.of_file(path)
+        content = config_sha(path) if path.name.endswith("config.json") else sha(str(path))
         total.update(f"{path.name}\0{content}\n".encode())
     return total.hexdigest()
 

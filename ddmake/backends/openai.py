@@ -10,6 +10,7 @@ from yarl import URL
 
 from ddmake.backends import providers
 from ddmake.backends.base import Answer, Heard, Request, Retry, Unreachable
+from ddmake.backends.embedders import API, EmbeddingWire
 from ddmake.backends.refusals import refused
 from ddmake.backends.wire import Wire
 from ddmake.errors import ProviderError
@@ -25,7 +26,8 @@ class OpenAI:
     """A Service that speaks as OpenAI's does. Raises ProviderError where its key or its address is missing."""
 
     def __init__(self, spec: "LLM", session: aiohttp.ClientSession):
-        self.spec, self.session, self.wire = spec, session, Wire(spec)
+        self.spec, self.session = spec, session
+        self.wire = EmbeddingWire(spec) if spec.api == API else Wire(spec)
         self.account = providers.account(spec)
         self._key = providers.api_key(spec)
         self.url = _behind(providers.address(spec), self.wire.path)
@@ -95,7 +97,8 @@ def proxy_of(url: URL) -> str | None:
 
     aiohttp's trust_env looks it up for each request, and in .netrc besides: 0.4 ms a call.
     """
-    return None if proxy_bypass(url.host or "") else getproxies().get(url.scheme)
+    here = url.host in ("127.0.0.1", "localhost", "::1")
+    return None if here or proxy_bypass(url.host or "") else getproxies().get(url.scheme)
 
 
 def _authorization(key: str | None, header: str, url: URL) -> dict[str, str]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from multidict import CIMultiDict
 
-from ddmake.backends import providers, supported
+from ddmake.backends import embedders, providers, supported
 from ddmake.backends.base import Answer, Heard, Request, Retry
 from ddmake.backends.strict import in_words, strict
 from ddmake.backends.wire import Wire
@@ -75,7 +75,9 @@ class Others:
         extra = self.spec.extra or {}
         named = {"model": f"{self.provider}/{self.model}", "api_key": self._sent_key(), "timeout": self._timeout,
                  **self._sampling(request), "allowed_openai_params": list(extra)}
-        if self.spec.api == "completion":
+        if self.spec.api == embedders.API:
+            asked, send = {"input": embedders.texts_of(request)}, litellm.aembedding
+        elif self.spec.api == "completion":
             asked, send = {"prompt": Wire(self.spec).body(request)["prompt"]}, litellm.atext_completion
         else:
             asked, send = self._chat(litellm, request), litellm.acompletion
@@ -117,8 +119,10 @@ class Others:
     def _read(self, reply: Any) -> Answer:
         """Return the answer that a reply holds. Raises Retry where it holds none."""
         try:
+            if self.spec.api == embedders.API:
+                return embedders.answer_of(reply.data, reply.model or self.model, reply.usage.model_dump())
             return self._chosen(reply, reply.choices[0])
-        except (AttributeError, IndexError, KeyError, TypeError):
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
             raise Retry("the reply holds no completion", 200) from None
 
     def _chosen(self, reply: Any, choice: Any) -> Answer:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from ddmake import toys
-from ddmake.backends import supported
+from ddmake.backends import servers, supported
 from ddmake.errors import ProviderError
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ PROVIDERS = {provider.name: provider for provider in (
     Provider("cerebras", "https://api.cerebras.ai/v1", ("CEREBRAS_API_KEY",), ("CEREBRAS_API_BASE",)),
     Provider("vllm", "http://127.0.0.1:8000/v1", ("HOSTED_VLLM_API_KEY", "VLLM_API_KEY"), ("HOSTED_VLLM_API_BASE",), MORE,
              needs_key=False),
+    Provider("transformers", "http://127.0.0.1:8000/v1", takes=COMMON - {"reasoning"}, needs_key=False, schemas=False),
     Provider("sglang", "http://127.0.0.1:30000/v1", ("SGLANG_API_KEY",), ("SGLANG_API_BASE",), MORE, needs_key=False),
     Provider("llamacpp", "http://127.0.0.1:8080/v1", ("LLAMA_API_KEY",), ("LLAMACPP_API_BASE",), MORE, needs_key=False),
     Provider("lm_studio", "http://127.0.0.1:1234/v1", ("LM_STUDIO_API_KEY",), ("LM_STUDIO_API_BASE",), MORE, needs_key=False),
@@ -86,14 +87,17 @@ COMPATIBLE = replace(SERVER, keys=("OPENAI_API_KEY",))  # what is named openai a
 
 
 def kind_of(spec: "LLM") -> str:
-    """Return the part of an llm's name before the slash, by the name that LiteLLM has for it where that differs."""
-    kind = spec.name.partition("/")[0]
+    """Return the part of an llm's name before the slash, by the name that LiteLLM has for it where that differs.
+
+    Behind a server that ddmake starts, it is the kind of server.
+    """
+    kind = servers.parts(spec.name)[0] if servers.is_served(spec) else spec.name.partition("/")[0]
     return ALIASES.get(kind, kind)
 
 
 def model_of(spec: "LLM") -> str:
     """Return the model's name as its provider knows it."""
-    return spec.name.partition("/")[2]
+    return servers.parts(spec.name)[1] if servers.is_served(spec) else spec.name.partition("/")[2]
 
 
 @cache
@@ -145,12 +149,19 @@ def address(spec: "LLM") -> str:
 
 
 def endpoint(spec: "LLM") -> str:
-    """Return a remote llm's address, without what may be secret in it; over LiteLLM, its provider's name."""
+    """Return a remote llm's address, without what may be secret in it; over LiteLLM, its provider's name.
+
+    A server that ddmake starts goes by its llm's name: where it answers is found then.
+    """
+    if servers.is_served(spec):
+        return spec.name
     return _public(address(spec)) if road(spec) == "http" else kind_of(spec)
 
 
 def identity(spec: "LLM") -> dict[str, object]:
     """Return what of a remote llm enters its calls' keys: its endpoint, or the identity that the user gives it, and its model."""
+    if servers.is_served(spec):
+        return servers.identity(spec)
     found: dict[str, object] = {"endpoint": spec.identity or endpoint(spec), "model": model_of(spec)}
     return found if spec.api in (None, "chat") else {**found, "api": spec.api}
 
@@ -183,6 +194,8 @@ def key_names(spec: "LLM") -> tuple[str, ...]:
 
 def missing_key(spec: "LLM") -> str | None:
     """Return what an llm can't be asked without, its key or its address, as a sentence; None where nothing is missing."""
+    if servers.is_served(spec):
+        return servers.missing(kind_of(spec))
     if road(spec) == "litellm":
         return supported.missing(kind_of(spec), spec.api_key_env)
     if road(spec) != "http":
@@ -210,6 +223,8 @@ def unsupported(spec: "LLM") -> str | None:
         return supported.unsupported(spec)
     if road(spec) != "http":
         return None
+    if servers.is_served(spec) and (told := servers.unsupported(spec)):
+        return told
     provider, api = provider_of(spec), spec.api or "chat"
     where = provider.name if api == "chat" else f'{provider.name} by api="{api}"'
     stated = {"budget" if name == "reasoning" and not isinstance(value, str) else name for name, value in spec.sampling().items()}

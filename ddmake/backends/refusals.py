@@ -37,7 +37,7 @@ def judged(status: int, body: Any, headers: Mapping[str, str], model: str) -> An
     if status == 402 and wait is not None:  # a credit that is used by requests in flight: OpenRouter
         raise Retry(f"402: {words}", status, wait, paid=False)
     if codes & NO_CREDIT or status in WHOLE_RULE or 300 <= status < 400:
-        raise ProviderError(f'answered {status}: "{words or headers.get("Location", "")}"')
+        raise ProviderError(f'answered {status}: "{headers.get("Location") or words}"')
     if status in PASSING or status >= 500:
         raise Retry(f"{status}: {words}", status, wait, paid=status not in UNPAID)
     return Answer(model=model, error=f"{status}: {words}")

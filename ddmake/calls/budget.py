@@ -9,6 +9,7 @@ import unicodedata
 from collections import deque
 
 from ddmake.backends.base import Request
+from ddmake.backends.embedders import API
 from ddmake.calls.money import dollars
 from ddmake.calls.prices import cost, price_of
 from ddmake.ddfile.specs import LLM
@@ -33,7 +34,8 @@ class Budget:
 
     def __init__(self, limit: float | None):
         self.limit = limit
-        self.spent = 0.0
+        self.spent = 0.0  # answers of unknown cost at their most among it
+        self.known = 0.0  # without these
         self.reserved = 0.0  # for requests in flight
         self.unknown = 0  # requests of which nobody knows what they cost
         self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
@@ -66,6 +68,7 @@ class Budget:
     def settle(self, worst: float, actual: float | None) -> None:
         """Count what a request cost in place of what was set aside for it; where that isn't known, the worst counts."""
         self.spent += worst if actual is None else actual
+        self.known += actual or 0.0
         self.unknown += actual is None
         self._release(worst)
 
@@ -108,6 +111,8 @@ def worst_case(spec: LLM, request: Request) -> float:
         raise _unbounded(spec, "its price isn't known. State price=(in, out), dollars for a million tokens")
     if not price.tokens_in and not price.tokens_out:
         return 0.0
+    if spec.api == API:
+        return cost(price, _most_tokens(spec, request), 0) or 0.0
     extra = spec.extra or {}
     odd = next((name for name in UNPRICED if name in extra), None)
     if odd is not None:

@@ -201,20 +201,23 @@ def _put_aside(db: sqlite3.Connection, keys: list[bytes]) -> None:
 def _answer(text: str, model: str, finish: str | None, tokens_in: int | None, tokens_out: int | None, cost: float | None,
             error: str | None, more: str | None) -> Answer:
     told = json.loads(more) if more else {}
-    return Answer(text, model=model, finish_reason=finish, tokens_in=tokens_in, tokens_out=tokens_out, cost=cost, error=error,
-                  reasoning=told.get("reasoning"), tool_calls=told.get("tool_calls", ()))
+    answer = Answer(text, model=model, finish_reason=finish, tokens_in=tokens_in, tokens_out=tokens_out, cost=cost, error=error,
+                    reasoning=told.get("reasoning"), tool_calls=told.get("tool_calls", ()))
+    answer.scores = told.get("scores")
+    return answer
 
 
 def _more(answer: Answer, more: dict[str, Any] | None) -> str | None:
     """Return the rest of what is known of an answer as JSON; None where there is nothing."""
-    found = {**(more or {}), "reasoning": answer.reasoning, "tool_calls": list(answer.tool_calls)}
+    found = {**(more or {}), "reasoning": answer.reasoning, "tool_calls": list(answer.tool_calls), "scores": answer.scores}
     found = {name: value for name, value in found.items() if value}
     return _written(found) if found else None
 
 
 def written(request: Request) -> str:
-    """Return what was asked as JSON: the messages, and beside them a schema and tools where there are any."""
-    more = {name: value for name, value in (("schema", request.schema), ("tools", request.tools)) if value}
+    """Return what was asked as JSON: the messages, and beside them a schema, tools and labels where there are any."""
+    beside = {"schema": request.schema, "tools": request.tools, "labels": request.labels}
+    more = {name: value for name, value in beside.items() if value}
     return _written({"messages": request.messages, **more} if more else request.messages)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from ddmake.backends import open_service, providers, servers
 from ddmake.backends.base import Answer, Service
 from ddmake.backends.embedders import API, without_vectors
-from ddmake.backends.serving import Servers
+from ddmake.backends.serving import Served, Servers
 from ddmake.calls import frames, prices
 from ddmake.calls.batched import Batched
 from ddmake.calls.budget import Budget, OverBudget
@@ -248,8 +248,8 @@ class Caller:
     async def _make(self, call: Call) -> None:
         """Make a call and hand out its answer; a refusal that concerns all ends the passes that wait for it."""
         try:
-            if servers.is_served(call.by.spec):  # before it counts as in flight: a server may take minutes to start
-                await self._servers.address(call.by.spec)
+            if isinstance(call.by.service, Served):
+                await call.by.service.ready()  # before it counts as in flight: a server may take minutes to start
             answer = await self.sender.answer(call)
             call.billed = None  # it is in this one's sums
             call.kept = self.keep(call, answer)
@@ -335,7 +335,7 @@ class Caller:
 
     def _tell_once(self) -> None:
         budget = self.sender.budget
-        told = {"sent": self.sender.sent, "spent": budget.spent, "unknown": budget.unknown}
+        told = {"sent": self.sender.sent, "spent": budget.known, "unknown": budget.unknown}
         if told != getattr(self, "_told", None):
             self._told = told
             try:

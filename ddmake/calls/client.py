@@ -201,7 +201,7 @@ class _Ahead:
             return
         for _, number, answer, cached in told["answers"]:
             self.bytes -= self.sizes.pop(number)
-            if not stopping.asked():  # the caller keeps those that come now
+            if not stopping.asked() or not self.remote.cache:  # the caller keeps those that come now
                 yield number, frames.answer(answer), cached
 
     def close(self) -> None:

@@ -1,12 +1,12 @@
 """The limits of one account at a provider, shared by all rules that ask it: who may send, and when.
 
-All who wait stand in one queue, first come, first served, whichever llm they ask. Four things hold its head back: limits by the
-minute that are stated, those that headers tell of (limits.py), how many may be in flight (room.py), and a pause.
+All who wait stand in one queue (turns.py), in which the passes of rules take turns. Four things hold its head back: limits by
+the minute that are stated, those that headers tell of (limits.py), how many may be in flight (room.py), and a pause.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 from weakref import WeakSet
@@ -14,12 +14,15 @@ from weakref import WeakSet
 from ddmake.calls.headers import limits
 from ddmake.calls.limits import Learned, Stated
 from ddmake.calls.room import Room
+from ddmake.calls.turns import Turn, Turns
 
 TOO_MUCH = frozenset({429, 529})  # the service says that it is asked too much
 PASSING = frozenset({408, 409, 425})  # the service's own trouble, as from 500 on
 LATE = 0.01  # seconds that the clock of an event loop may be late
 SOON = 0.001  # seconds: what is due sooner isn't worth a look of its own
-FIRST_DELAY, LONGEST_DELAY = 0.5, 60.0  # seconds between two tries of a request
+FIRST_DELAY, LONGEST_DELAY = 0.25, 10.0  # seconds between two tries of a request; where a service is down, all wait (room.py)
+WORTH_TELLING = 2.0  # seconds of waiting
+AS_IT_WAS = 10.0  # seconds that nothing else is told than before: where reasons take turns, one is enough
 
 
 class Draws(Protocol):
@@ -62,8 +65,10 @@ class Flow:
         self._learned: dict[str, Learned] = {}
         self._inside: dict[asyncio.Task, Sent] = {}  # who is in flight
         self._sent = Sent(0.0, 0, 0, 0)  # the last
-        self._queue: deque[tuple[asyncio.Future, asyncio.Task, int]] = deque()
+        self._queue = Turns()
         self._failed: WeakSet[asyncio.Task] = WeakSet()  # whose last try failed: they have waited, and come first
+        self._reached = False  # whether there was a reply
+        self._told: tuple[str, float] | None = None  # what was told last, and when
         self._timer: asyncio.TimerHandle | None = None
         self._next = 0.0  # when the next may be sent
 
@@ -76,17 +81,14 @@ class Flow:
             if per_minute is not None and (known is None or per_minute < known.per_minute):
                 self._stated[kind] = Stated(per_minute, self._loop.time())
 
-    async def enter(self, tokens: int = 0) -> None:
-        """Wait until a request of about so many tokens may be sent; one at a time for each task."""
-        task = asyncio.current_task()
-        if not self._queue and self._delay(tokens, now := self._loop.time()) <= 0:
+    async def enter(self, tokens: int = 0, who: Hashable = None) -> None:
+        """Wait until a request of about so many tokens may be sent for somebody; one at a time for each task."""
+        task, now = asyncio.current_task(), self._loop.time()
+        if not self._queue and self._delay(tokens, now) <= 0:
             self._admit(task, tokens, now)
             return
         turn = self._loop.create_future()
-        if task in self._failed:
-            self._queue.appendleft((turn, task, tokens))
-        else:
-            self._queue.append((turn, task, tokens))
+        self._queue.add(Turn(turn, task, tokens, now, who), again=task in self._failed)
         self._let_in()
         try:
             await turn
@@ -121,22 +123,33 @@ class Flow:
         self._let_in()
 
     def describe(self) -> str | None:
-        """Return what is waited for, for a person; None where nothing is but replies."""
-        now = self._loop.time()
-        head = next((tokens for turn, _, tokens in self._queue if not turn.done()), None)
+        """Return what is waited for, for a person; None where nothing is but replies, or not for long."""
+        text, now = self._waited_for(), self._loop.time()
+        if text is None or self._told is not None and text != self._told[0] and now - self._told[1] < AS_IT_WAS:
+            return None
+        self._told = (text, now)
+        return text
+
+    def _waited_for(self) -> str | None:
+        """Return what holds the queue's head back for some seconds."""
+        now, head = self._loop.time(), self._queue.first()
         if head is None:
             return None
-        if (seconds := self._room.until - now) > 0:
-            return f"{self.name} {'asks to wait' if self._room.asked else 'is tried again in'} {seconds:,.0f} s"
-        for kind, limit, need in self._limits(head):
-            if limit.delay(need, now) > 0:
+        if now < self._room.until:
+            told = "asks to wait" if self._room.asked else "is down, and tried again after"
+            return f"{self.name} {told} {math.ceil(self._room.pause):,} s" if self._room.pause >= WORTH_TELLING else None
+        for kind, limit, need in self._limits(head.tokens):
+            if 0 < (delay := limit.delay(need, now)) and max(delay, now - head.since) >= WORTH_TELLING:
                 return f"waiting for {self.name}'s limit of {limit.describe(kind)}"
-        return f"{self.name} refuses to be asked more at once" if self._room.limited else None
+        return f"{self.name} refuses to be asked more at once" if self._room.held_back else None
 
     def _judge(self, task: asyncio.Task, status: int | None, took: float, wait: float | None) -> None:
         """Learn from how a request ended."""
         now, waiting, in_flight = self._loop.time(), bool(self._queue), len(self._inside)
-        if status in TOO_MUCH:
+        self._reached = self._reached or status is not None
+        if not self._reached:  # nobody is there: who asks gives up soon
+            self._failed.add(task)
+        elif status in TOO_MUCH:
             self._room.refused(now, wait, in_flight, waiting)
             self._failed.add(task)
         elif status is None or status in PASSING or status >= 500:
@@ -176,14 +189,12 @@ class Flow:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while self._queue:
-            turn, task, tokens = self._queue[0]
+        while (turn := self._queue.first()) is not None:
             now = self._loop.time()
-            if not turn.done():
-                if (delay := self._delay(tokens, now)) > 0:
-                    if delay != float("inf"):
-                        self._timer = self._loop.call_later(max(delay, SOON), self._let_in)
-                    return
-                self._admit(task, tokens, now)
-                turn.set_result(None)
-            self._queue.popleft()
+            if (delay := self._delay(turn.tokens, now)) > 0:
+                if delay != float("inf"):
+                    self._timer = self._loop.call_later(max(delay, SOON), self._let_in)
+                return
+            self._admit(turn.task, turn.tokens, now)
+            turn.admitted.set_result(None)
+            self._queue.pop()

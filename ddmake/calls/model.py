@@ -40,8 +40,8 @@ NoteFailed = Callable[[int, str, Answer, Mapping[str, Any] | None], None]
 class Usage:
     """What a job asked of one llm. Token counts and cost are None once an answer came without."""
 
-    sent: int = 0
-    cached: int = 0
+    sent: int = 0  # rows' answers for which something was sent, however many requests that took
+    cached: int = 0  # those for which nothing was
     failed: int = 0  # rows without a usable answer
     cut: int = 0  # answers that ended at max_tokens
     first_failure: str | None = None
@@ -50,11 +50,14 @@ class Usage:
     cost: float | None = 0.0
     models: set[str] = field(default_factory=set)  # as the answers name them
 
-    def count(self, answer: Answer, cached: bool) -> None:
-        """Count one answer; tokens of cached ones were paid before."""
-        self.sent += not cached
-        self.cached += cached
+    def count(self, answer: Answer, sent: bool) -> None:
+        """Count a row's last answer: as sent where something was sent for it in this job, however often."""
+        self.sent += sent
+        self.cached += not sent
         self.cut += answer.finish_reason == "length"
+
+    def pay(self, answer: Answer, cached: bool) -> None:
+        """Count what an answer has cost; cached ones were paid before."""
         if answer.model:
             self.models.add(answer.model)
         if not cached and answer.error is None:
@@ -227,6 +230,7 @@ class _Work:
         self.keys: dict[int, bytes] = {}  # of calls under way, by the number that each goes by
         self.again: deque[_Asked] = deque()
         self.anew: set[int] = set()  # numbers that were asked again though an answer is known
+        self.sent: set[int] = set()  # numbers that a parser had asked again, after something was sent for them
         self.refused, self.parsed = 0, False  # how often the parser raised; whether it ever did not
 
     def arrivals(self) -> Iterator[None]:
@@ -296,11 +300,13 @@ class _Work:
             self.anew.add(asked.number)
             self.again.append(replace(asked, anew=True))
             return
-        self.model.usage.count(answer, cached)
+        self.model.usage.pay(answer, cached)
         if refused and asked.request.attempt + 1 < TRIES and not stopping.asked():
+            self.sent.update([] if cached else [asked.number])
             request = replace(asked.request, attempt=asked.request.attempt + 1)
             self.again.append(_Asked(asked.number, self.model.key(request), request))
         else:
+            self.model.usage.count(answer, sent=not cached or asked.number in self.sent)
             self.done[asked.number] = answer
             self.model.tell(self.given + len(self.done), self.next)
 

@@ -53,13 +53,21 @@ def dollars(amount: float) -> str:
     return f"${amount:.{1 - math.floor(math.log10(amount))}f}"
 
 
-def spent(folder: Path, since: float) -> tuple[Spent, Spent]:
-    """Return what a project's calls have cost since a moment (seconds since 1970), and in all."""
-    sums = "total(cost), sum(cost IS NULL), count(*)"
+def in_all(folder: Path, now: Spent) -> Spent:
+    """Return what a project's calls have cost in all; what a run has spent `now` tells of more than was answered."""
+    found = _sum(folder, PAID, ())
+    return Spent(found.dollars, max(found.unknown, now.unknown), max(found.calls, now.calls))
+
+
+def by_rule(folder: Path, rule: str, since: float) -> Spent:
+    """Return what the calls of a rule have cost since a moment (seconds since 1970)."""
+    return _sum(folder, f"{PAID} AND rule = ? AND made >= ?", (rule, since))
+
+
+def _sum(folder: Path, which: str, values: tuple[object, ...]) -> Spent:
     with _opened(folder) as db:
-        rows = [db.execute(f"SELECT {sums} FROM calls WHERE {PAID} AND made >= ?", (at,)).fetchone() for at in (since, 0.0)]
-    now, all_ = (Spent(cost, unknown or 0, calls) for cost, unknown, calls in rows)
-    return now, all_
+        sums = "total(cost), coalesce(sum(cost IS NULL), 0), count(*)"
+        return Spent(*db.execute(f"SELECT {sums} FROM calls WHERE {which}", values).fetchone())
 
 
 def parts(folder: Path) -> list[Part]:

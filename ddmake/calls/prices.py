@@ -5,15 +5,13 @@ another thing than costing nothing.
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ddmake.backends import providers
+from ddmake.backends import providers, servers
 from ddmake.ddfile.specs import LLM
-from ddmake.errors import DdfileError
 
 TABLE = Path(__file__).with_name("prices.json")
 OTHER_NAMES = {"cohere": "cohere_chat"}  # of providers, as llm() may have them: those of the table
@@ -50,8 +48,7 @@ LOCAL = Price(0.0, 0.0, source="local")
 def price_of(spec: LLM) -> Price | None:
     """Return what an llm costs: as `price=` says, nothing for one that runs here, else by the table; None for unknown.
 
-    A service that only a base_url leads to isn't in the table, whatever its models are called. Raises DdfileError for a
-    `price=` that isn't two numbers.
+    A service that only a base_url leads to isn't in the table, whatever its models are called.
     """
     return _known(spec) if spec.price is None else _given(spec)
 
@@ -72,18 +69,15 @@ def cost(price: Price | None, tokens_in: float | None, tokens_out: float | None,
 
 
 def _given(spec: LLM) -> Price:
-    numbers = spec.price if isinstance(spec.price, Sequence) else ()
-    if len(numbers) != 2 or not all(isinstance(number, (int, float)) and number >= 0 for number in numbers):
-        raise DdfileError(f"llm({str(spec.name)!r}): price={spec.price!r} isn't a price. Write dollars for a million tokens, "
-                          "in and out, as in price=(2.5, 10).")
+    each_in, each_out = spec.price
     known = _known(spec)
-    return Price(numbers[0] / MILLION, numbers[1] / MILLION, max_output=known.max_output if known else None)
+    return Price(each_in / MILLION, each_out / MILLION, max_output=known.max_output if known else None)
 
 
 def _known(spec: LLM) -> Price | None:
     """Return what an llm costs where the Ddfile doesn't say."""
     road = providers.road(spec)
-    if road == "local":
+    if road == "local" or servers.is_served(spec):
         return LOCAL
     provider = providers.provider_of(spec) if road == "http" else None
     if road == "plugin" or provider is not None and provider.url is None:

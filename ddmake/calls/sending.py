@@ -78,7 +78,7 @@ class Sender:
         tokens, wait = characters(request) // CHARACTERS, None
         try:
             await call.by.flow.enter(tokens + (call.by.spec.max_tokens or 0), call.by)
-            cost = None  # of a try that is broken off: it may be paid for
+            cost = paid = prices.cost(call.by.price, None, None)  # of a try that is broken off: it may be paid for
             try:
                 call.sent = True
                 self.sent += 1
@@ -90,7 +90,7 @@ class Sender:
             except Retry as error:
                 status, wait = error.status, error.wait
                 self._reached.update([call.by.service.account] if status is not None else [])
-                cost = None if error.paid else 0.0
+                cost = paid if error.paid else 0.0
                 raise
             except ProviderError:
                 status, cost = REFUSED, 0.0

@@ -72,9 +72,12 @@ def _entry(lineage: Lineage, step: Step, last: Trace) -> Facts:
 
 def _asks(entry: Facts) -> bool:
     """Tell whether a model answered in a job: what a training makes is synthetic by its data alone."""
+    models = entry.get("models", [])
+    if models and all("embeds" in model for model in models):  # vectors are no more than another form of what was there
+        return False
     if entry["kind"] == "train":
         return bool(entry.get("usage"))
-    return bool(entry.get("usage") or entry.get("models"))
+    return bool(entry.get("usage") or models)
 
 
 def _license(entries: list[Facts]) -> Facts:

@@ -16,8 +16,10 @@ from ddmake.cards.models import UNKNOWN, Known
 from ddmake.store.traces import Trace
 
 SECRET = re.compile(r"api_?key|secret|passw|credential|authorization|(access|auth|bearer)_?token", re.IGNORECASE)
-SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "stop", "seed", "sample", "extra", "dtype")
-SAID = {"code": "(a function)", "builtin": "(a function)", "llm": "(a model)", "template": "(a prompt)"}  # instead of their forms
+SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "stop", "seed", "sample", "extra", "dtype", "prompt", "dimensions",
+            "max_length")
+SAID = {"code": "(a function)", "builtin": "(a function)", "llm": "(a model)", "embedder": "(a model)",
+        "template": "(a prompt)"}  # instead of their forms
 MADE_HERE = "made here; see its entry in this card"
 
 Facts = dict[str, Any]
@@ -151,7 +153,7 @@ def _sampling(fields: Facts, paths: Mapping[str, Any]) -> Facts:
     if isinstance(adapter, dict):
         adapter = paths[adapter["sha"]]["path"] if adapter.get("sha") in paths else UNKNOWN
     found = {"sampling": sampling, "revision": fields.get("revision"), "adapter": adapter and shown(adapter),
-             "endpoint": fields.get("identity") or _host(fields.get("base_url"))}
+             "endpoint": fields.get("identity") or _host(fields.get("base_url")), "embeds": fields.get("embeds")}
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -229,7 +231,8 @@ def _settings(made_of: Mapping[str, Any]) -> Facts:
 
 def _elsewhere(value: Any) -> bool:
     """Tell whether an argument is told elsewhere in a card, or isn't set."""
-    return value in (None, [], {}) or isinstance(value, dict) and bool({"template", "llm", "toy", "model"} & value.keys())
+    forms = {"template", "llm", "embedder", "toy", "model"}
+    return value in (None, [], {}) or isinstance(value, dict) and bool(forms & value.keys())
 
 
 def _plain(value: Any) -> Any:
@@ -258,6 +261,8 @@ def _llms(made_of: Mapping[str, Any]) -> Iterator[Facts]:
         for part in _dicts(value):
             if isinstance(part.get("llm"), dict) and "name" in part["llm"]:
                 yield part["llm"]
+            if isinstance(part.get("embedder"), dict) and "name" in part["embedder"]:
+                yield {**part["embedder"], "embeds": True}
 
 
 def _kinds(made_of: Mapping[str, Any]) -> dict[str, str]:

@@ -30,7 +30,8 @@ def answering(card: Card) -> list[str]:
     """Return the names of the models that wrote something in a chain, as the Hub knows them."""
     entries = [*card["data_card"].values(), *card.get("model_card", {}).values()]
     used = [model for entry in entries if entry["kind"] != "train" or "usage" in entry for model in entry.get("models", [])]
-    return list(dict.fromkeys(model.get("hub") or model["name"] for model in used if not model.get("made_here")))
+    wrote = (model for model in used if not model.get("made_here") and "embeds" not in model)
+    return list(dict.fromkeys(model.get("hub") or model["name"] for model in wrote))
 
 
 def _license(card: Card) -> Meta:

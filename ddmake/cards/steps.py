@@ -61,7 +61,7 @@ def _models(entry: Facts) -> list[str]:
 
 
 def _model(model: dict[str, Any], entry: Facts) -> str:
-    role = "base" if model["name"] == entry.get("base") else "model"
+    role = "base" if model["name"] == entry.get("base") else "embedder" if "embeds" in model else "model"
     marks = ["made here"] if model.get("made_here") else ["a bundled toy"] if model.get("toy") else []
     marks += [f"{key} {code(model[key])}" for key in ("revision", "adapter", "endpoint") if key in model]
     sampling = [f"{name} {_value(value)}" for name, value in model.get("sampling", {}).items()]
@@ -79,7 +79,8 @@ def _asked(name: str, used: dict[str, Any], several: bool) -> str:
     counts += ["tokens unknown"] if UNKNOWN in tokens else [f"{number(tokens[0])} tokens in, {number(tokens[1])} out"]
     answered = [model for model in used["models"] if model not in (name, name.partition("/")[2])]
     by = f"; answered by {codes(answered)}" if answered else ""
-    return f"asked{f' {code(name)}' if several else ''}: {', '.join(counts)}{by}"
+    rough = f"; answers may depend on the rows asked beside them ({used['rough']})" if used.get("rough") else ""
+    return f"asked{f' {code(name)}' if several else ''}: {', '.join(counts)}{by}{rough}"
 
 
 def _outputs(entry: Facts) -> list[str]:

@@ -17,6 +17,7 @@ from ddmake.calls.search import Call
 from ddmake.cli.listing import when_of
 from ddmake.cli.show import count, table
 from ddmake.cli.terminal import fitted, one_line, printable, screen
+from ddmake.cli.turns import text_of
 from ddmake.engine.keeping import span
 from ddmake.errors import DdfileError
 from ddmake.store import FOLDER
@@ -60,13 +61,6 @@ def calls(file: Path, wanted: Wanted, most: int | None, export: Path | None, as_
 def dollars(cost: float) -> str:
     """Return a cost as it is told of one call: to a millionth."""
     return f"${cost:.6f}".rstrip("0").rstrip(".") if cost >= 1e-6 or not cost else f"${cost:.1g}"
-
-
-def text_of(content: Any) -> str:
-    """Return a message's content as text; what else stands in it is named."""
-    if isinstance(content, list):
-        return "\n".join(part.get("text") or f"({part.get('type', 'part')})" for part in content)
-    return content or ""
 
 
 def paragraph(title: str, text: str) -> list[str]:

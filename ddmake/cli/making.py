@@ -4,7 +4,7 @@ import gc
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,12 @@ import click
 from ddmake.cli import show
 from ddmake.cli.progress import observer
 from ddmake.ddfile.load import load
+from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.workflow import Workflow
 from ddmake.engine import hub, resources
 from ddmake.engine.estimate import estimates
 from ddmake.engine.plan import Planner
-from ddmake.engine.run import Run
+from ddmake.engine.run import Done, Run
 from ddmake.engine.verdicts import Plan, Wishes
 from ddmake.errors import DdfileError
 from ddmake.executors.local import Local
@@ -72,8 +73,9 @@ def make(file: Path, targets: list[str], knobs: dict[str, str], asked: Asked) ->
             hub.keep(flow, [verdict.rule for verdict in plan.todo])
         if asked.dry_run:
             last = store.traces.last_knobs(flow.file.name)
-            found = estimates(flow, store, plan)
-            click.echo(show.plan_json(flow, plan, found) if asked.as_json else show.plan(flow, plan, last, asked.verbose, found))
+            found = estimates(flow, store, plan, planner.retried)
+            click.echo(show.plan_json(flow, plan, found) if asked.as_json else
+                       show.plan(flow, plan, last, asked.verbose, found, asked.max_cost))
         elif plan.todo:
             _check_asked(flow, store, plan)
             store.traces.raise_epochs(plan.epochs)
@@ -99,8 +101,10 @@ def _run(flow: Workflow, store: Store, planner: Planner, plan: Plan, machine: Ma
             run.go()
         if len(stopped) > 1 and caller is not None:
             caller.hurry()
-    spent = _spent(store, began) if caller is not None else None
-    click.echo(show.summary(flow, run.results, time.monotonic() - started, bool(stopped), spent))
+    seconds = time.monotonic() - started
+    spent = _spent(store, caller) if caller is not None else None
+    kept = _kept(flow, store, planner, run.results, began)
+    click.echo(show.summary(flow, run.results, seconds, bool(stopped), spent, kept))
     for line in room.after_run(flow, store, plan, limit):
         click.echo(line)
     return 128 + stopped[0] if stopped else max((done.exit_code for done in run.results), default=0)
@@ -114,10 +118,22 @@ def _check_asked(flow: Workflow, store: Store, plan: Plan) -> None:
         check(flow, store, plan)
 
 
-def _spent(store: Store, began: float) -> "tuple[Spent, Spent]":
-    from ddmake.calls.money import spent
+def _spent(store: Store, caller: "Switch") -> "tuple[Spent, Spent]":
+    """Return what this run has spent, as its caller tells, and what the project has in all."""
+    from ddmake.calls.money import Spent, in_all
 
-    return spent(store.folder, began)
+    now = Spent(caller.spent.dollars, caller.spent.unknown, caller.spent.sent)
+    return now, in_all(store.folder, now)
+
+
+def _kept(flow: Workflow, store: Store, planner: Planner, results: Iterable[Done], since: float) -> dict[Rule, str]:
+    """Return what is left of the work of rules that failed over a service, in words."""
+    failed = [done.rule for done in results if done.word == "failed" and resources.asks_services(done.rule)]
+    if not failed:
+        return {}
+    from ddmake.engine.kept import kept
+
+    return {rule: told for rule in failed if (told := kept(flow, store, planner.decide(rule), since))}
 
 
 @contextmanager

@@ -14,13 +14,14 @@ import click
 from ddmake.backends.base import Answer
 from ddmake.backends.providers import is_remote
 from ddmake.calls.model import Manner, Usage
-from ddmake.cli.calling import dollars, paragraph, text_of
+from ddmake.cli.calling import dollars, paragraph
 from ddmake.cli.show import few
 from ddmake.cli.terminal import printable
+from ddmake.cli.turns import calls_of, text_of
 from ddmake.ddfile.load import load
 from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.workflow import Workflow
-from ddmake.engine import asked, hub
+from ddmake.engine import asked, hub, nulls
 from ddmake.engine.opening import Opener, Way
 from ddmake.engine.plan import Planner
 from ddmake.engine.verdicts import Plan
@@ -48,7 +49,8 @@ def preview(file: Path, names: list[str], knobs: dict[str, str], most: int, as_j
         stale = _inputs(flow, plan, rule)
         hub.keep(flow, [rule])
         shown, usage = _ask(flow, store, rule, plan.verdicts[-1].epoch, most)
-    click.echo(_json(rule, shown, usage) if as_json else "\n".join(_lines(rule, stale, shown, usage)))
+    notes = [*_stale(stale), *(f"{one.told}. {one.remedy}" for one in nulls.nulls(flow, rule))]
+    click.echo(_json(rule, shown, usage) if as_json else "\n".join(_lines(rule, notes, shown, usage)))
     return 0
 
 
@@ -90,14 +92,19 @@ def _ask(flow: Workflow, store: Store, rule: Rule, epoch: int, most: int) -> tup
 def _answered(rule: Rule, given: dict[str, Any], most: int) -> Iterator[Shown]:
     for one in asked.asks(rule, given):
         prompts = list(islice(one.prompts, most))
-        answers = one.llm.stream(prompts, one.schema, one.tools, accept=rule.arguments.get("accept") or ())
+        answers = one.llm.stream(prompts, one.schema, one.tools, accept=asked.accepted(rule))
         for number, (prompt, answer) in enumerate(zip(prompts, answers)):
             turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(turn) for turn in prompt]
             yield Shown(str(one.llm.spec.name), number, turns, answer)
 
 
-def _lines(rule: Rule, stale: list[str], shown: list[Shown], usage: dict[str, Usage]) -> list[str]:
-    lines = [f"{few(stale)} {'is' if len(stale) == 1 else 'are'} stale, and taken as it lies there."] if stale else []
+def _stale(inputs: list[str]) -> list[str]:
+    """Return what is said of stale inputs."""
+    return [f"{few(inputs)} {'is' if len(inputs) == 1 else 'are'} stale, and taken as it lies there."] if inputs else []
+
+
+def _lines(rule: Rule, notes: list[str], shown: list[Shown], usage: dict[str, Usage]) -> list[str]:
+    lines = [*notes]
     if not shown:
         return [*lines, f"{rule.label} has nothing to ask: its input has no rows."]
     for one in shown:
@@ -120,7 +127,7 @@ def _said(answer: Answer) -> list[str]:
                          for name, value in answer.value.items())
     else:
         text = str(answer)
-    lines = paragraph(title, text)[1:]
+    lines = paragraph(title, "\n".join([text] * bool(text) + calls_of(answer.tool_calls)))[1:]
     return [*lines, click.style(f"unusable: {printable(answer.wrong)}", fg="red")] if answer.wrong else lines
 
 
@@ -134,7 +141,7 @@ def _spent(rule: Rule, usage: dict[str, Usage]) -> str:
 
 def _json(rule: Rule, shown: list[Shown], usage: dict[str, Usage]) -> str:
     told = [{"llm": one.llm, "number": one.number, "messages": one.messages, "answer": str(one.answer), "value": one.answer.value,
-             "wrong": one.answer.wrong, "finish_reason": one.answer.finish_reason, "tokens_in": one.answer.tokens_in,
-             "tokens_out": one.answer.tokens_out, "cost": one.answer.cost} for one in shown]
+             "wrong": one.answer.wrong, "finish_reason": one.answer.finish_reason, "tool_calls": list(one.answer.tool_calls),
+             "tokens_in": one.answer.tokens_in, "tokens_out": one.answer.tokens_out, "cost": one.answer.cost} for one in shown]
     asked_of = {name: {"sent": used.sent, "cached": used.cached, "cost": used.cost} for name, used in usage.items()}
     return json.dumps({"target": rule.label, "shown": told, "usage": asked_of}, indent=2, ensure_ascii=False, default=str)

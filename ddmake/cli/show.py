@@ -9,6 +9,7 @@ from typing import Any
 from ddmake.calls.money import Spent, dollars
 from ddmake.cli import estimating
 from ddmake.cli.estimating import Estimates
+from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.workflow import Workflow
 from ddmake.engine.run import Done
 from ddmake.engine.verdicts import Plan, Verdict
@@ -17,19 +18,23 @@ Row = Sequence[str]
 SHOWN = 40  # results told one by one after a run
 FEW = 8  # outputs of one rule that are named in a table
 NOTHING: Estimates = {}
+NOTHING_KEPT: Mapping[Rule, str] = {}
 WIDE = 60  # cells that are wider don't widen their column: one long path would push all else off the screen
 
 
 def plan(flow: Workflow, plan: Plan, last: Mapping[str, Any] | None, verbose: bool,
-         estimates: Estimates = NOTHING) -> str:
-    """Return the plan as a table: verdict, target, why; and what would be sent and paid, where a rule asks an llm."""
+         estimates: Estimates = NOTHING, limit: float | None = None) -> str:
+    """Return the plan as a table: verdict, target, why; and what would be sent and paid, where a rule asks an llm.
+
+    `limit` is what may be spent, in dollars.
+    """
     if not plan.verdicts:
         return "\n".join([*_knobs(flow, last), _no_rules(flow)])
     shown = [v for v in plan.verdicts if verbose or v.word != "fresh"]
     rows = [(v.word, _targets(v), *(estimating.cells(v, estimates) if estimates else ()), v.reason) for v in shown]
     head = ("", "target", *(estimating.COLUMNS if estimates else ()), "why")
     lines = aligned([head, *rows], range(2, len(head) - 1)) if rows else []
-    return "\n".join([*_knobs(flow, last), *lines, f"{_counts(plan, verbose)}{estimating.sure(plan, estimates)}"])
+    return "\n".join([*_knobs(flow, last), *lines, f"{_counts(plan, verbose)}{estimating.sure(plan, estimates, limit)}"])
 
 
 def plan_json(flow: Workflow, plan: Plan, estimates: Estimates = NOTHING) -> str:
@@ -55,10 +60,10 @@ def nothing_to_do(flow: Workflow, plan: Plan, verbose: bool) -> str:
 
 
 def summary(flow: Workflow, results: Sequence[Done], seconds: float, stopped: bool,
-            spent: tuple[Spent, Spent] | None = None) -> str:
+            spent: tuple[Spent, Spent] | None = None, kept: Mapping[Rule, str] = NOTHING_KEPT) -> str:
     """Return what a run has done, a line a target, and what went wrong in sentences.
 
-    `spent` is what calls have cost in this run, and in all.
+    `spent` is what calls have cost in this run, and in all; `kept` says what is left of the work of rules that failed.
     """
     words = Counter(done.word for done in results)
     told = ("made", "restored", "adopted", "fresh", "failed", "not run", "waiting", "edited")
@@ -70,7 +75,7 @@ def summary(flow: Workflow, results: Sequence[Done], seconds: float, stopped: bo
     lines += table([*(line for done in made[:SHOWN] for line in _made(done)), *more, *held], indent=1)
     for done in results:
         if done.word == "failed":
-            lines += ["", *_failure(flow, done, results)]
+            lines += ["", *_failure(flow, done, results, kept.get(done.rule))]
     spared = sum(done.word == "not run" and done.told == "stopped" for done in results)
     if words["failed"] and spared and not stopped:
         lines += ["", f"{count(spared, 'targets')} not run that could be: ddmake -k goes on after a failure."]
@@ -203,10 +208,11 @@ def _facts(word: str, path: str, record: Mapping[str, Any]) -> list[str]:
     return [*facts, duration(record["seconds"])]
 
 
-def _failure(flow: Workflow, done: Done, results: Sequence[Done]) -> list[str]:
-    """Return what is to be said of a failure: the sentence, where the log is, what wasn't run for it."""
+def _failure(flow: Workflow, done: Done, results: Sequence[Done], kept: str | None) -> list[str]:
+    """Return what is to be said of a failure: the sentence, what is kept, where the log is, what wasn't run for it."""
     behind = [other.rule.label for other in results if other.word == "not run" and done.rule.label in other.told]
     lines = [done.told if done.told.startswith(f"{done.rule.label}: ") else f"{done.rule.label}: {done.told}"]
+    lines += [f"  {kept}"] if kept else []
     if done.log is not None:
         lines.append(f"  log: {done.log.relative_to(flow.root)}")
     return [*lines, f"  not run: {', '.join(behind)}"] if behind else lines

@@ -12,6 +12,8 @@ from typing import Any
 import click
 
 from ddmake.artifacts.digest import kind_of
+from ddmake.calls import search
+from ddmake.calls.search import Which
 from ddmake.cli.listing import when
 from ddmake.cli.room import amount
 from ddmake.cli.show import count, few, table
@@ -168,7 +170,9 @@ def _text(value: Any) -> str:
 def _failed(store: Store, path: str, trace: Trace | None, wanted: Wanted) -> list[str]:
     """Return the lines on the rows that failed when what lies at a path was made."""
     if trace is None:
-        raise DdfileError(f"{path} isn't made yet. Do: ddmake {path}")
+        lost = next(search.found(store.folder, Which(rule=path, failed=True), 1), None)
+        asked = f" Answers to it that can't be used: ddmake calls --failed --rule {path}" if lost is not None else ""
+        raise DdfileError(f"{path} isn't made yet. Do: ddmake {path}{'.' if asked else ''}{asked}")
     number = failed.count(store.traces.db, trace.id)
     shown = [one for at, one in zip(range(wanted.most), failed.of(store.traces.db, trace.id, wanted.row))]
     if wanted.as_json:

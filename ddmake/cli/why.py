@@ -126,8 +126,9 @@ def _short(value: Any) -> str:
     if isinstance(value, dict):
         if "template" in value:
             return ", ".join(f"template {name}" if name else f"{text!r}" for name, text in value["template"].items())
-        if "llm" in value:
-            return ", ".join(f"{part}={_short(one)}" if part != "name" else _short(one) for part, one in value["llm"].items()
+        spec = value.get("llm") or value.get("embedder")
+        if spec:
+            return ", ".join(f"{part}={_short(one)}" if part != "name" else _short(one) for part, one in spec.items()
                              if part != "weights")
         value = value.get("value", value)
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -12,7 +12,7 @@ from ddmake.ddfile.inputs import Parts
 from ddmake.ddfile.registry import here
 from ddmake.ddfile.rule import Group, Options, Rule
 from ddmake.ddfile.shape import PLAIN, RESERVED, Shape, Take
-from ddmake.ddfile.specs import LLM
+from ddmake.ddfile.specs import MODELS, named_parts
 from ddmake.ddfile.structure import json_schema
 from ddmake.ddfile.target import ROW_FILES, ModelName, Source, Target, View, suffix
 from ddmake.ddfile.template import Template
@@ -193,11 +193,11 @@ class Binder:
             return self._read(value)
         if isinstance(value, View):
             self._read(value.of if value.of.target is None else value.of.target.as_source())
-        elif isinstance(value, LLM):
+        elif isinstance(value, MODELS):
             self.models = True
-            name, adapter = self._model(value.name), self._model(value.adapter)
-            same = name is value.name and adapter is value.adapter
-            return value if same else replace(value, name=name, adapter=adapter)
+            meant = {part: self._model(name) for part, name in named_parts(value).items()}
+            same = all(meant[part] is name for part, name in named_parts(value).items())
+            return value if same else replace(value, **meant)
         elif isinstance(value, Template):
             return value.told(self.wildcards)
         elif isinstance(value, (list, tuple)):
@@ -226,8 +226,9 @@ class Binder:
         if isinstance(name, Source):
             return self._read(name)
         if isinstance(name, str) and name not in toys.NAMES:
-            if name.startswith(("./", "../", "/")):
-                return self._read(self.flow.string(name))
+            path = name.removeprefix("hf/")
+            if path.startswith(("./", "../", "/")) or path != name and (self.flow.root / self.flow.base / path).is_dir():
+                return self._read(self.flow.string(path))
             self.names.append((name, fits_patterns))
         return name
 
@@ -289,17 +290,16 @@ def rename(rule: Rule, name: str, source: Source) -> None:
 def _renamed(value: Any, name: str, source: Source) -> Any:
     if isinstance(value, ModelName) and value.name == name:
         return source
-    if isinstance(value, LLM) and name in (value.name, value.adapter):
-        changed = {part: source for part in ("name", "adapter") if getattr(value, part) == name}
-        return replace(value, **changed)
+    if isinstance(value, MODELS) and name in named_parts(value).values():
+        return replace(value, **{part: source for part, named in named_parts(value).items() if named == name})
     if isinstance(value, list):
         return [_renamed(item, name, source) for item in value]
     return {key: _renamed(item, name, source) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def leaves(value: Any) -> Iterator[Any]:
-    """Yield the sources, views, models and llms in a value, in order, however deep."""
-    if isinstance(value, (Source, View, ModelName, LLM)):
+    """Yield the sources, views, models, llms and embedders in a value, in order, however deep."""
+    if isinstance(value, (Source, View, ModelName, *MODELS)):
         yield value
     elif isinstance(value, Mapping):
         for item in value.values():

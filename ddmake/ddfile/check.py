@@ -48,7 +48,8 @@ def bind(name: str, signature: inspect.Signature, args: Sequence[Any], kwargs: M
 def check_type(what: str, value: Any, annotation: Any) -> None:
     """Raise DdfileError where a value isn't of its annotation; what isn't a plain type is let through."""
     if type(value) is not annotation and not fits(value, annotation):
-        hint = f" Write llm({value!r})." if getattr(annotation, "__name__", "") == "LLM" and isinstance(value, str) else ""
+        spec = {"LLM": "llm", "Embedder": "embedder"}.get(getattr(annotation, "__name__", ""))
+        hint = f" Write {spec}({value!r})." if spec and isinstance(value, str) else ""
         raise DdfileError(f"{here()}: {what} takes {describe(annotation)}, not {value!r} ({type(value).__name__}).{hint}")
 
 

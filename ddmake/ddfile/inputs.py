@@ -20,8 +20,10 @@ FREE: Literal["free"] = "free"
 ROWS: Literal["rows"] = "rows"
 STORED: Literal["stored"] = "stored"
 PATHS: Literal["paths"] = "paths"
+ASKED: Literal["asked"] = "asked"
 
 Model = Annotated[Any, MODEL]  # a toy's name, a target, "./path" or a Hub name; arrives as a Path or the Hub name
+Asked = Annotated[Any, MODEL, ASKED]  # the same, or an llm(); arrives as an llm: greedy, by the rule's max_tokens and separator
 Prompt = Annotated[Any, PROMPT]  # a template or a Jinja string; arrives as a Template
 Schema = Annotated[Any, SCHEMA]  # a dict of types, a pydantic model or a JSON schema; arrives as a JSON schema
 Rows = Annotated[Any, ROWS]  # one dataset; arrives as a datasets.Dataset

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ddmake.ddfile import binding
 from ddmake.ddfile.registry import caller, here, speaking
-from ddmake.ddfile.specs import LLM
+from ddmake.ddfile.specs import MODELS, named_parts
 from ddmake.ddfile.target import Source, Target, View
 from ddmake.errors import DdfileError, did_you_mean
 
@@ -179,9 +179,9 @@ def _bound(pattern: Pattern, value: Any, wildcards: Mapping[str, str], strings: 
         return pattern.flow.promise(_filled(value.path, wildcards))
     if isinstance(value, View) and isinstance(value.of.target, Unbound):
         return replace(value, of=again(value.of.target))
-    if isinstance(value, LLM) and (isinstance(value.name, Unbound) or isinstance(value.adapter, Unbound)):
-        return replace(value, **{part: again(getattr(value, part)) for part in ("name", "adapter")
-                                 if isinstance(getattr(value, part), Unbound)})
+    if isinstance(value, MODELS):
+        unbound = {part: again(named) for part, named in named_parts(value).items() if isinstance(named, Unbound)}
+        return replace(value, **unbound) if unbound else value
     if isinstance(value, (list, tuple)):
         return [again(item) for item in value]
     return {key: again(item) for key, item in value.items()} if isinstance(value, Mapping) else value
@@ -301,8 +301,8 @@ def _asked(value: Any) -> Iterator[tuple[str, Mapping[str, str]]]:
         yield from _asked(value.of.target)
     elif isinstance(value, Unbound):
         yield value.rule.label, value.rule.wildcards
-    elif isinstance(value, LLM):
-        yield from _asked([part for part in (value.name, value.adapter) if isinstance(part, Unbound)])
+    elif isinstance(value, MODELS):
+        yield from _asked([part for part in named_parts(value).values() if isinstance(part, Unbound)])
     elif isinstance(value, (list, tuple, Mapping)):
         for item in value.values() if isinstance(value, Mapping) else value:
             yield from _asked(item)

@@ -5,6 +5,7 @@ Each field of `LLM` says where it counts: in the key of a call and of its step (
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from math import inf
 from typing import Any, Literal
 
 from ddmake.ddfile.check import bind, checked, signature_of
@@ -46,6 +47,8 @@ class LLM:
     adapter: Any = call()  # a target or a folder that holds a LoRA adapter
     revision: str | None = call()
     dtype: str | None = call()
+    quantize: Literal["int8", "int4", "nf4", "fp4"] | None = call()  # weights of fewer bits, on a local model
+    flags: Mapping[str, Any] | None = call()  # of the command line of a server that ddmake starts
     device_map: str | None = free()
     api_key_env: str | None = free()
     concurrency: int | None = free()  # requests in flight
@@ -54,7 +57,7 @@ class LLM:
     timeout: float | None = free()  # seconds a request may take
     retries: int | None = free()  # further tries after the first
     batch: bool | None = free()  # ask through the provider's batch API, for less and later
-    price: Sequence[float] | None = free()  # dollars for a million tokens: (in, out)
+    price: Any = free()  # two numbers, dollars for a million tokens: (in, out)
     cache: bool | None = free()  # False: ask anew each time, and answer nobody else by it
     batch_size: int | None = free()  # rows at once on a local model
     license: str | None = free()
@@ -68,6 +71,12 @@ class LLM:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise DdfileError(f"{here()}: llm({str(self.name)!r}): {name}={value}; it is at least 1.")
+        if self.flags is not None and not str(self.name).startswith("server/"):
+            raise DdfileError(f"{here()}: llm({str(self.name)!r}): flags= are of a server that ddmake starts, as "
+                              "server/vllm:org/model. Leave them out.")
+        if self.price is not None and not _is_price(self.price):
+            raise DdfileError(f"{here()}: llm({str(self.name)!r}): price={self.price!r} isn't a price. Write dollars for a "
+                              "million tokens, in and out, as in price=(2.5, 10).")
 
     def using(self, **changes: Any) -> "LLM":
         """Return this llm with some parameters changed."""
@@ -81,13 +90,81 @@ class LLM:
 
     def key_fields(self) -> dict[str, Any]:
         """Return the fields that are set and count in keys."""
-        found = {f.name: getattr(self, f.name) for f in fields(self) if f.metadata["key"] == "call"}
-        if self.identity is not None:
-            del found["base_url"]
-        return {name: value for name, value in found.items() if value is not None}
+        return _counting(self)
+
+
+def _is_price(value: Any) -> bool:
+    numbers = value if isinstance(value, Sequence) else ()
+    return len(numbers) == 2 and all(type(number) in (int, float) and 0 <= number < inf for number in numbers)
 
 
 llm = checked("llm")(LLM)
+EMBEDDERS = {"all-minilm": "hf/sentence-transformers/all-MiniLM-L6-v2"}  # names that embedder() takes for short
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """A model that makes vectors of texts. Unset parameters are the model's own.
+
+    `name` is "backend/model" ("hf/…", "openai/text-embedding-3-small"), "all-minilm", or a target that makes a model.
+    """
+
+    name: Any = field(metadata={"key": "call"})
+    base_url: str | None = call()
+    identity: str | None = call()  # stands for base_url in the keys, if given
+    prompt: str | None = call()  # is put before each text ("query: "), for models that were trained with one
+    dimensions: int | None = call()  # of a vector, where a model can give shorter ones
+    max_length: int | None = call()  # tokens after which a local model cuts a text
+    extra: Mapping[str, Any] | None = call()  # further fields of the request's body
+    revision: str | None = call()
+    dtype: str | None = call()
+    api_key_env: str | None = free()
+    batch_size: int | None = free()  # texts at once on a local model, or in a request
+    concurrency: int | None = free()  # requests in flight
+    rpm: int | None = free()  # requests a minute
+    tpm: int | None = free()  # tokens a minute
+    timeout: float | None = free()  # seconds a request may take
+    retries: int | None = free()  # further tries after the first
+    price: float | None = free()  # dollars for a million tokens
+    cache: bool | None = free()  # False: embed anew each time, and keep no vectors
+    license: str | None = free()
+    citation: str | None = free()
+    url: str | None = free()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, (str, Target, Source)):
+            raise DdfileError(f"{here()}: embedder() takes a model's name or a target, not {type(self.name).__name__}.")
+        for name in ("dimensions", "max_length", "batch_size", "concurrency", "rpm", "tpm"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise DdfileError(f"{here()}: embedder({str(self.name)!r}): {name}={value}; it is at least 1.")
+        if isinstance(self.name, str):
+            object.__setattr__(self, "name", EMBEDDERS.get(self.name, self.name))
+
+    def using(self, **changes: Any) -> "Embedder":
+        """Return this embedder with some parameters changed."""
+        bind("embedder().using", signature_of(Embedder), (self.name,), changes)
+        return replace(self, **changes)
+
+    def key_fields(self) -> dict[str, Any]:
+        """Return the fields that are set and count in keys."""
+        return _counting(self)
+
+
+embedder = checked("embedder")(Embedder)
+MODELS = (LLM, Embedder)  # specs that name a model, perhaps one that is made here
+
+
+def _counting(spec: LLM | Embedder) -> dict[str, Any]:
+    found = {f.name: getattr(spec, f.name) for f in fields(spec) if f.metadata["key"] == "call"}
+    if spec.identity is not None:
+        del found["base_url"]
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def named_parts(spec: LLM | Embedder) -> dict[str, Any]:
+    """Return the fields that may name a model which is made here."""
+    return {name: getattr(spec, name) for name in ("name", "adapter") if hasattr(spec, name)}
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Datasets are read without `datasets`, and only their first rows: enough to rende
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddmake.artifacts.digest import kind_of
@@ -16,7 +17,7 @@ from ddmake.ddfile.specs import LLM
 from ddmake.ddfile.target import Source, View
 from ddmake.ddfile.workflow import Workflow
 from ddmake.engine.verdicts import Plan, Verdict
-from ddmake.errors import DdfileError, DdmakeError, placed
+from ddmake.errors import DdfileError, DdmakeError, ProviderError, placed
 from ddmake.store import Store
 
 if TYPE_CHECKING:
@@ -61,22 +62,32 @@ def first_prompts(flow: Workflow, rule: Rule) -> list[tuple[Asking, list[Prompt]
 def check(flow: Workflow, store: Store, plan: Plan) -> None:
     """Render the first prompts of what is to be made, and look for the keys that it needs.
 
-    Raises DdfileError for what would fail only once the run is under way.
+    What isn't there yet, or doesn't tell what it asks, may ask anything: its keys have to be there. Raises DdfileError for what
+    would fail only once the run is under way.
     """
     for verdict in plan.verdicts:
         rule = verdict.rule
-        if verdict.word == "make" and rule.recipe.asks is not None and is_there(flow, rule):
+        if verdict.word not in ("make", "maybe") or not rule.names_models:
+            continue
+        told = verdict.word == "make" and rule.recipe.asks is not None and is_there(flow, rule)
+        if told:
             _render(flow, rule)
-            for spec in llms(rule):
-                missing = missing_key(spec)
-                if missing is not None and _sends(flow, store, verdict, spec):
-                    raise DdfileError(f"{rule.place}: {rule.label}: {missing}")
+        for spec in llms(rule):
+            missing = missing_key(spec)
+            if missing is not None and (not told or _sends(flow, store, verdict, spec)):
+                raise DdfileError(f"{rule.place}: {rule.label}: {missing}")
 
 
 def llms(rule: Rule) -> list[LLM]:
     """Return the llms that a rule is given by name."""
     found = leaves([*rule.inputs.values(), *rule.arguments.values()])
     return [leaf for leaf in found if isinstance(leaf, LLM) and isinstance(leaf.name, str)]
+
+
+def accepted(rule: Rule) -> list[str]:
+    """Return the reasons to end an answer for which a rule uses it all the same."""
+    accept = rule.arguments.get("accept") or ()
+    return [accept] if isinstance(accept, str) else list(accept)
 
 
 def is_there(flow: Workflow, rule: Rule) -> bool:
@@ -104,6 +115,8 @@ def _sends(flow: Workflow, store: Store, verdict: Verdict, spec: LLM) -> bool:
     try:
         passes = [one for one in asks(verdict.rule, opener.given()) if isinstance(one.llm, OpenedLLM) and one.llm.spec == spec]
         return any(answer is None for one in passes for _, answer in one.llm.look(one.prompts, one.schema, one.tools))
+    except ProviderError:  # it has no address
+        return True
     except DdmakeError:
         raise
     except Exception:  # as above
@@ -129,16 +142,29 @@ def _first(flow: Workflow, source: Source, steps: "Steps") -> Any:
     if flow.producer(source) is None or kind_of(place) != "dataset":
         return place
     from ddmake.artifacts.stored import Stored, rows_at
-    from ddmake.artifacts.table import table
 
     stored = rows_at(place, steps)
     if stored is not None:
         return Stored(stored[0:RENDERED], stored.features)
+    return FirstRows(islice(_through(place, steps), RENDERED))
+
+
+def first_rows(flow: Workflow, value: Source | View) -> Iterator[dict[str, Any]]:
+    """Return the first rows of a dataset, or of a view of one, as far as they are read; of anything else none."""
+    source, steps = (value.of, value.steps) if isinstance(value, View) else (value, ())
+    place = flow.root / source.path
+    return _through(place, steps) if flow.producer(source) is not None and kind_of(place) == "dataset" else iter(())
+
+
+def _through(place: Path, steps: "Steps") -> Iterator[dict[str, Any]]:
+    """Return a dataset's first rows through a view."""
+    from ddmake.artifacts.table import table
+
     found = table(place)
     rows = found.rows(0, READ) if found is not None else iter(())
     for verb, args in steps:
         rows = _seen(rows, verb, args)
-    return FirstRows(islice(rows, RENDERED))
+    return rows
 
 
 def _seen(rows: Iterator[dict[str, Any]], verb: str, args: tuple[Any, ...]) -> Iterator[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Counting what a rule would ask: its inputs are opened to be looked at, its prompts rendered, its calls looked up."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,18 +8,23 @@ from typing import Any
 
 from ddmake.artifacts import sampled, stored, views
 from ddmake.artifacts.digest import kind_of
+from ddmake.backends import structured
+from ddmake.backends.base import Answer, Request
 from ddmake.calls import prices, tokens
 from ddmake.calls.cache import written
 from ddmake.calls.model import Manner, OpenedLLM
 from ddmake.ddfile.asking import Asking
 from ddmake.ddfile.target import Source, View
 from ddmake.ddfile.workflow import Workflow
+from ddmake.engine.asked import accepted, asks
 from ddmake.engine.estimate import Estimate
 from ddmake.engine.opening import Opener, Way
 from ddmake.engine.verdicts import Verdict
-from ddmake.store import Store
+from ddmake.store import Store, failed
+from ddmake.store.traces import Trace
 
 SAMPLE = 200  # requests whose tokens are counted, where no call tells of them
+PARSER = "parse raised"  # how the reason begins for which a parser's row failed
 
 
 class Looker(Opener):
@@ -58,44 +63,82 @@ class Tally:
     llm: OpenedLLM
     requests: int = 0
     send: int = 0
+    under_way: int = 0
     characters: int = 0
     images: bool = False
     first: list[str] = field(default_factory=list)
 
 
-def count(flow: Workflow, store: Store, verdict: Verdict, seen: set[bytes]) -> Estimate:
+@dataclass(frozen=True)
+class Again:
+    """Which of the answers that are known would be asked for again: those that can't be used, and those a parser refused."""
+
+    accept: Collection[str]
+    refused: Collection[tuple[str, int]]  # by llm and number, as the last result's failed rows have them
+
+    def wanted(self, llm: str, number: int, request: Request, answer: Answer) -> bool:
+        """Tell whether an answer would be asked for again."""
+        if answer.unusable(self.accept) or (llm, number) in self.refused:
+            return True
+        return request.schema is not None and structured.read(str(answer), request.schema)[1] is not None
+
+
+def count(flow: Workflow, store: Store, verdict: Verdict, seen: set[bytes], retry: bool = False) -> Estimate:
     """Return what a rule would ask of its inputs as they lie there. `seen` holds the keys that others would send, and gets these.
 
-    Raises whatever its recipe or its views do.
+    With `retry` known answers that can't be used are asked for again. Raises whatever its recipe or its views do.
     """
-    rule = verdict.rule
+    rule, before = verdict.rule, _before(store, verdict.rule.label)
+    again = Again(accepted(rule), _refused(store, before)) if retry else None
     with closing(Looker(flow, store, verdict)) as opener:
-        opened = opener.given()
-        inputs, arguments = ({name: opened[name] for name in given} for given in (rule.inputs, rule.arguments))
-        passes = list(rule.recipe.asks(inputs, arguments))
-        before = _used_before(store, rule.label)
-        found = [_estimate(_tally(asking, seen), opener.share, before) for asking in passes if isinstance(asking.llm, OpenedLLM)]
+        passes = list(asks(rule, opener.given()))
+        used = before.record["usage"] if before is not None else {}
+        found = [_estimate(_tally(asking, seen, again), opener.share, used) for asking in passes
+                 if isinstance(asking.llm, OpenedLLM)]
     local = all(one.local for one in found)
     if len(found) < len(passes):  # a local model that would have to be loaded first
         return replace(_sum(found), requests=None, send=None, local=local)
     return replace(_sum(found), local=local)
 
 
-def _used_before(store: Store, label: str) -> dict[str, Any]:
-    """Return what the job whose result was last placed at a target had asked, by llm."""
+def known(flow: Workflow, store: Store, verdict: Verdict) -> tuple[int, int]:
+    """Return how many of a rule's requests are answered, and how many there are. Raises whatever its recipe does."""
+    answered = requests = 0
+    with closing(Looker(flow, store, verdict)) as opener:
+        for asking in asks(verdict.rule, opener.given()):
+            if isinstance(asking.llm, OpenedLLM):
+                for _, answer in asking.llm.look(asking.prompts, asking.schema, asking.tools):
+                    answered, requests = answered + (answer is not None), requests + 1
+    return round(answered / opener.share), round(requests / opener.share)
+
+
+def _before(store: Store, label: str) -> Trace | None:
+    """Return the job whose result was last placed at a target."""
     placed = store.traces.at(label)
-    return placed[0].record["usage"] if placed is not None else {}
+    return placed[0] if placed is not None else None
 
 
-def _tally(asking: Asking, seen: set[bytes]) -> Tally:
+def _refused(store: Store, before: Trace | None) -> set[tuple[str, int]]:
+    """Return the requests whose answers a parser refused, by llm and number."""
+    rows = failed.of(store.traces.db, before.id) if before is not None else ()
+    return {(row.llm, row.number) for row in rows if row.reason.startswith(PARSER)}
+
+
+def _tally(asking: Asking, seen: set[bytes], again: Again | None) -> Tally:
     """Look up each request of a pass, and count those that would be sent."""
     llm, tally = asking.llm, Tally(asking.llm)
-    for request, answer in llm.look(asking.prompts, asking.schema, asking.tools):
+    open_ones = _in_batches(llm)
+    for number, (request, answer) in enumerate(llm.look(asking.prompts, asking.schema, asking.tools)):
         tally.requests += 1
-        key = None if answer is not None else llm.key(request)
-        if key is None or key in seen and llm.manner.cache:
+        if answer is not None and not (again and again.wanted(llm.payer.llm, number, request, answer)):
+            continue
+        key = llm.key(request)
+        if key in seen and llm.manner.cache:
             continue
         seen.add(key)
+        if key in open_ones:
+            tally.under_way += 1
+            continue
         text = written(request)
         tally.send += 1
         tally.characters += len(text)
@@ -105,17 +148,23 @@ def _tally(asking: Asking, seen: set[bytes]) -> Tally:
     return tally
 
 
+def _in_batches(llm: OpenedLLM) -> set[bytes]:
+    """Return the keys of what was handed over to a provider's batch API and isn't collected yet, for an llm that asks so."""
+    return {key for key, in llm.calls.db.execute("SELECT key FROM batch_items")} if llm.spec.batch else set()
+
+
 def _estimate(tally: Tally, share: float, before: dict[str, Any]) -> Estimate:
     """Return what a pass comes to on all rows, of which `share` was looked at."""
     price = prices.price_of(tally.llm.spec)
     send, local = round(tally.send / share), price == prices.LOCAL
-    found = Estimate(round(tally.requests / share), send, rough=share < 1, local=local, prices=price and price.date)
+    found = Estimate(round(tally.requests / share), send, rough=share < 1, local=local, prices=price and price.date,
+                     under_way=round(tally.under_way / share))
     if not send or local:
         return replace(found, tokens_in=0, tokens_out=0, dollars=0.0)
     each_in, each_out = _tokens_in(tally), _tokens_out(tally.llm, before)
     dollars = prices.cost(price, each_in, each_out, bool(tally.llm.spec.batch))
     return replace(found, tokens_in=_times(send, each_in), tokens_out=_times(send, each_out),
-                   dollars=None if dollars is None else send * dollars)
+                   dollars=None if dollars is None else send * dollars, unpriced=price is None)
 
 
 def _tokens_in(tally: Tally) -> float | None:
@@ -146,7 +195,8 @@ def _sum(found: Sequence[Estimate]) -> Estimate:
     names = ("requests", "send", "tokens_in", "tokens_out", "dollars")
     totals = {name: _total(getattr(one, name) for one in found) for name in names}
     prices_of = next((one.prices for one in found if one.prices), None)
-    return Estimate(**totals, rough=any(one.rough for one in found), prices=prices_of)
+    return Estimate(**totals, rough=any(one.rough for one in found), prices=prices_of,
+                    unpriced=any(one.unpriced for one in found), under_way=sum(one.under_way for one in found))
 
 
 def _total(numbers: Iterable[Any]) -> Any:

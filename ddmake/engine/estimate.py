@@ -4,15 +4,16 @@ Prompts are rendered on the rows that are there, and each request is looked up. 
 would be sent, tokens out from what the rule used before; what nobody can know stays None.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, replace
 
+from ddmake.backends.providers import missing_key
 from ddmake.ddfile.binding import leaves
 from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.specs import LLM
 from ddmake.ddfile.workflow import Workflow
 from ddmake.engine.verdicts import Plan, Verdict
-from ddmake.errors import DdfileError
+from ddmake.errors import DdfileError, ProviderError
 from ddmake.store import Store
 
 
@@ -28,20 +29,23 @@ class Estimate:
     rough: bool = False  # counted on a part of the rows
     local: bool = False  # all of it runs here, and costs nothing
     prices: str | None = None  # the day of the table's prices, where one is used
+    unpriced: bool = False  # what is to be sent goes to a model whose price isn't known
+    under_way: int = 0  # requests that are in an open batch, and announced before
+    missing: str | None = None  # a sentence on a key or an address that isn't there
 
     @property
     def cached(self) -> int | None:
         """Return the requests that needn't be sent: those that are known, and those that equal one before."""
-        return None if self.requests is None or self.send is None else self.requests - self.send
+        return None if self.requests is None or self.send is None else self.requests - self.send - self.under_way
 
 
-def estimates(flow: Workflow, store: Store, plan: Plan) -> dict[Rule, Estimate]:
-    """Return what the rules to be made would ask, for each that asks an llm.
+def estimates(flow: Workflow, store: Store, plan: Plan, retried: Container[Rule] = ()) -> dict[Rule, Estimate]:
+    """Return what the rules to be made would ask, for each that asks an llm; those `retried` send their failed rows again.
 
-    Raises DdfileError for a prompt that can't be rendered.
+    Raises DdfileError for a prompt that can't be rendered, and for a service without an address.
     """
     seen: set[bytes] = set()  # keys that would be sent, whichever rule comes first
-    return {verdict.rule: _estimate(flow, store, verdict, llms, seen) for verdict in plan.verdicts
+    return {verdict.rule: _estimate(flow, store, verdict, llms, seen, verdict.rule in retried) for verdict in plan.verdicts
             if verdict.word in ("make", "maybe") and (llms := _llms(verdict.rule))}
 
 
@@ -50,17 +54,21 @@ def _llms(rule: Rule) -> list[LLM]:
     return [leaf for leaf in leaves(given) if isinstance(leaf, LLM)]
 
 
-def _estimate(flow: Workflow, store: Store, verdict: Verdict, llms: Sequence[LLM], seen: set[bytes]) -> Estimate:
+def _estimate(flow: Workflow, store: Store, verdict: Verdict, llms: Sequence[LLM], seen: set[bytes], retry: bool) -> Estimate:
     from ddmake.calls import prices  # a project at rest needn't load what counts, nor what it counts with
 
-    unknown = Estimate(local=all(prices.price_of(llm) == prices.LOCAL for llm in llms))
-    if verdict.word != "make" or verdict.rule.recipe.asks is None or unknown.local and llms[0].name != "echo":
+    missing = next(filter(None, map(missing_key, llms)), None)
+    unknown = Estimate(local=all(prices.price_of(llm) == prices.LOCAL for llm in llms), missing=missing)
+    if verdict.word != "make" or verdict.rule.recipe.asks is None:
         return unknown
     from ddmake.engine.counting import count
 
     try:
-        return count(flow, store, verdict, seen)
+        found = count(flow, store, verdict, seen, retry)
     except DdfileError:
         raise
+    except ProviderError as error:  # of a service without an address
+        raise DdfileError(f"{verdict.rule.place}: {verdict.rule.label}: {error}") from None
     except Exception:  # an input that has gone, a user's function in a view: the run will tell, if it matters
         return unknown
+    return replace(found, missing=missing) if found.send != 0 else found

@@ -1,18 +1,19 @@
 """Which names on the Hub a workflow's rules hold, and what they are pinned to."""
 
+import posixpath
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ddmake import toys
-from ddmake.backends import hub
+from ddmake.backends import hub, servers
 from ddmake.ddfile import lock
 from ddmake.ddfile.binding import leaves
 from ddmake.ddfile.inputs import marked
 from ddmake.ddfile.lock import DATASET, MAIN, HubName
 from ddmake.ddfile.recipe import Recipe
 from ddmake.ddfile.rule import Rule
-from ddmake.ddfile.specs import LLM
+from ddmake.ddfile.specs import LLM, MODELS, Embedder
 from ddmake.ddfile.target import ModelName
 from ddmake.ddfile.workflow import Workflow
 from ddmake.errors import DdfileError, placed
@@ -27,9 +28,9 @@ def pins(flow: Workflow, rule: Rule) -> dict[str, str]:
     return {str(name): _placed(rule, hub.commit, flow, name)[:SHORT] for _, name in names_in(flow, rule)}
 
 
-def commit_of(flow: Workflow, rule: Rule, model: LLM | ModelName) -> str | None:
+def commit_of(flow: Workflow, rule: Rule, model: LLM | Embedder | ModelName) -> str | None:
     """Return the commit that a model is pinned to; None for one that isn't the Hub's."""
-    name = of_llm(flow, model).get("name") if isinstance(model, LLM) else of_model(flow, rule, model)
+    name = of_llm(flow, model).get("name") if isinstance(model, MODELS) else of_model(flow, rule, model)
     return hub.commit(flow.root, name) if name else None
 
 
@@ -73,19 +74,31 @@ def names_in(flow: Workflow, rule: Rule) -> Iterator[tuple[Any, HubName]]:
     if dataset is not None and dataset in rule.arguments:
         yield rule.arguments[dataset], HubName(DATASET, rule.arguments[dataset], revision)
     for leaf in leaves([*rule.inputs.values(), *rule.arguments.values()]) if rule.names_models else ():
-        if isinstance(leaf, LLM):
+        if isinstance(leaf, MODELS):
             yield from ((leaf, name) for name in of_llm(flow, leaf).values())
         elif isinstance(leaf, ModelName) and leaf.name not in toys.NAMES and flow.resolve(leaf) is leaf:
             yield leaf, HubName("model", leaf.name, revision)
 
 
-def of_llm(flow: Workflow, spec: LLM) -> dict[str, HubName]:
-    """Return the names on the Hub in an llm, by field; a folder is none, and a provider's models are its own."""
+def of_llm(flow: Workflow, spec: LLM | Embedder) -> dict[str, HubName]:
+    """Return the names on the Hub in an llm or embedder, by field; a folder is none, and a provider's models are its own."""
     kind, _, model = spec.name.partition("/") if isinstance(spec.name, str) else ("", "", "")
-    found = {"name": HubName("model", model, spec.revision or MAIN)} if kind == "hf" and not _is_folder(flow, model) else {}
-    if isinstance(spec.adapter, str) and kind in ("", "hf", *toys.NAMES) and not _is_folder(flow, spec.adapter):
-        found["adapter"] = HubName("model", spec.adapter)
+    if servers.is_served(spec):
+        _refuse_target(flow, spec)
+    repo = servers.on_hub(spec) or (model if kind == "hf" and not _is_folder(flow, model) else None)
+    found = {"name": HubName("model", repo, spec.revision or MAIN)} if repo else {}
+    adapter = spec.adapter if isinstance(spec, LLM) else None
+    if isinstance(adapter, str) and kind in ("", "hf", *toys.NAMES) and not _is_folder(flow, adapter):
+        found["adapter"] = HubName("model", adapter)
     return found
+
+
+def _refuse_target(flow: Workflow, spec: LLM | Embedder) -> None:
+    """Raise DdfileError where a rule makes the model that a server is to have: its name there makes no edge."""
+    path = posixpath.normpath(servers.parts(spec.name)[1])
+    if path in flow.targets or flow.into + path in flow.targets:
+        raise DdfileError(f"llm({spec.name!r}): a rule makes {path}, and a server's model isn't waited for. Ask it in process, "
+                          f"by llm({path!r}); a LoRA adapter can also be adapter= of a server that has its base.")
 
 
 def of_model(flow: Workflow, rule: Rule, model: ModelName) -> HubName | None:

@@ -15,7 +15,7 @@ from ddmake.ddfile.config import Knobs
 from ddmake.ddfile.inputs import parts_of
 from ddmake.ddfile.recipe import Recipe
 from ddmake.ddfile.rule import Group, Rule
-from ddmake.ddfile.specs import LLM
+from ddmake.ddfile.specs import LLM, MODELS, Embedder
 from ddmake.ddfile.target import ModelName, Source, Target, View, suffix
 from ddmake.ddfile.template import Template
 from ddmake.ddfile.workflow import Workflow
@@ -161,7 +161,7 @@ class Reader:
             return {"of": self.identify(value.of, columns_read(value.steps)), "view": steps}
         if isinstance(value, ModelName):
             return self._model(value.name)
-        if isinstance(value, LLM):
+        if isinstance(value, MODELS):
             return self._llm(value)
         if isinstance(value, Template):
             return {"template": value.texts}
@@ -175,11 +175,12 @@ class Reader:
     def _model(self, name: str) -> Any:
         return {"toy": name, "weights": _toy_sha(name)} if name in toys.NAMES else {"model": name}
 
-    def _llm(self, spec: LLM) -> Any:
-        fields = {name: self._value(value, f"llm's {name}") for name, value in spec.key_fields().items()}
+    def _llm(self, spec: LLM | Embedder) -> Any:
+        kind = "llm" if isinstance(spec, LLM) else "embedder"
+        fields = {name: self._value(value, f"{kind}'s {name}") for name, value in spec.key_fields().items()}
         if spec.name in toys.NAMES:
             fields["weights"] = _toy_sha(spec.name)
-        return {"llm": fields}
+        return {kind: fields}
 
 
 @cache

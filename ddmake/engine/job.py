@@ -182,7 +182,8 @@ def _run(flow: Workflow, store: Store, rule: Rule, scratch: dict[str, Path], che
         recipes.run(rule, opener.given(), given, scratch)
     finally:
         opener.close()
-    return {name: {**asdict(used), "models": sorted(used.models)} for name, used in opener.usage.items()}
+    return {name: {**asdict(used), "models": sorted(used.models), **opener.remarks.get(name, {})}
+            for name, used in opener.usage.items()}
 
 
 def _metrics(rule: Rule, outputs: dict[str, Path]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from ddmake.engine import hidden, twice
 from ddmake.engine.alike import alike
 from ddmake.engine.graph import Graph
 from ddmake.engine.ingredients import Ingredients
+from ddmake.engine.nulls import nulls
 from ddmake.engine.reasons import reason
 from ddmake.fingerprint.source import module
 
@@ -40,7 +41,7 @@ def findings(flow: Workflow) -> list[Finding]:
     """Return what is likely a mistake, in the order in which it is looked for. Raises DdmakeError."""
     made_of = twice.made_of(flow)
     found = [*_unsettled(flow, made_of, twice.loaded_again(flow)), *_hidden_reads(flow, made_of), *_forgotten_f(flow),
-             *_templates(flow, made_of), *_unneeded(flow), *_recipes(flow), *_heavy(flow), *_alike(flow, made_of)]
+             *_templates(flow, made_of), *_unneeded(flow), *_recipes(flow), *_heavy(flow), *_alike(flow, made_of), *_nulls(flow)]
     return list(dict.fromkeys(found))
 
 
@@ -129,6 +130,13 @@ def _alike(flow: Workflow, made_of: Mapping[str, Ingredients]) -> Iterator[Findi
     for rule, other in alike(flow, made_of):
         yield Finding("same requests", rule.place, f"{rule.label} asks the very same as {other.label}, and gets its answers",
                       "If others are meant, give it another sample: llm.using(sample=1).")
+
+
+def _nulls(flow: Workflow) -> Iterator[Finding]:
+    """Yield the nulls that prompts would spell out."""
+    for rule in flow.rules:
+        for one in nulls(flow, rule):
+            yield Finding("null in a prompt", rule.place, f"{rule.label}: {one.told}", one.remedy)
 
 
 def _imported(node: ast.stmt) -> set[str]:

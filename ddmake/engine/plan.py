@@ -14,12 +14,12 @@ from typing import Any
 
 from ddmake.artifacts import digest as artifacts
 from ddmake.artifacts.digest import Digest
-from ddmake.backends import check_name
+from ddmake.backends import check_name, embedders
 from ddmake.backends.batches import no_batches
 from ddmake.backends.providers import unsupported
 from ddmake.ddfile.binding import leaves
 from ddmake.ddfile.rule import Group, Rule
-from ddmake.ddfile.specs import LLM
+from ddmake.ddfile.specs import LLM, Embedder
 from ddmake.ddfile.target import Source
 from ddmake.ddfile.workflow import Workflow
 from ddmake.engine.graph import Graph
@@ -349,8 +349,10 @@ class Planner:
         for leaf in leaves([*rule.inputs.values(), *rule.arguments.values()]) if rule.names_models else ():
             if isinstance(leaf, LLM) and isinstance(leaf.name, str):
                 wrong = check_name(leaf.name, leaf.base_url) or unsupported(leaf) or leaf.batch and no_batches(leaf)
-                if wrong:
-                    raise DdfileError(f"{rule.place}: {wrong}")
+            else:
+                wrong = embedders.wrong(leaf) if isinstance(leaf, Embedder) and isinstance(leaf.name, str) else None
+            if wrong:
+                raise DdfileError(f"{rule.place}: {wrong}")
 
 
 def digest_of(store: Store, path: str) -> Digest | None:

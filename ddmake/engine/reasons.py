@@ -220,7 +220,7 @@ def _holding(path: str, old: Any, new: Any) -> Iterator[str]:
 
 
 def _llm(path: str, old: Any, new: Any) -> Iterator[str]:
-    was, now = old["llm"], new["llm"]
+    was, now = next((old[form], new[form]) for form in ("llm", "embedder") if form in old and form in new)
     if was.get("name") != now.get("name"):  # another toy has other weights, which goes without saying
         was, now = {**was, "weights": None}, {**now, "weights": None}
     yield from (_changed(f"{path}: {part}", one, other) for part, one, other in _unlike(was, now))
@@ -258,8 +258,8 @@ def _word(value: Any) -> str:
     return "unset" if value is None else '""' if value == "" else str(value)
 
 
-FORMS = {"template": _template, "llm": _llm, "knobs": _knobs, "dict": _mapping, "fields": _object, "code": _holding,
-         "member": _member, "set": _set}  # canonical forms that have words of their own
+FORMS = {"template": _template, "llm": _llm, "embedder": _llm, "knobs": _knobs, "dict": _mapping, "fields": _object,
+         "code": _holding, "member": _member, "set": _set}  # canonical forms that have words of their own
 TOLD = {"inputs": _inputs, "code": _code, "arguments": _values}
 NOUNS = {"packages": "package", "env": "environment variable", "wildcards": "wildcard"}
 PARTS = {  # of a piece of code

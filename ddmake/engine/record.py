@@ -10,7 +10,7 @@ from typing import Any
 
 from ddmake.ddfile.binding import leaves
 from ddmake.ddfile.rule import Rule
-from ddmake.ddfile.specs import LLM
+from ddmake.ddfile.specs import LLM, MODELS
 from ddmake.ddfile.target import ModelName, Source
 from ddmake.ddfile.workflow import Workflow
 from ddmake.engine import hub
@@ -47,9 +47,10 @@ def _models(flow: Workflow, rule: Rule) -> list[dict[str, Any]]:
     """Return the models that a rule names, and what the Ddfile says of them."""
     found = []
     for leaf in leaves([*rule.inputs.values(), *rule.arguments.values()]):
-        if isinstance(leaf, LLM) and isinstance(leaf.name, str):
+        if isinstance(leaf, MODELS) and isinstance(leaf.name, str):
             found.append({"name": leaf.name, "license": leaf.license, "citation": leaf.citation, "url": leaf.url,
-                          "revision": hub.commit_of(flow, rule, leaf), "sampling": leaf.sampling()})
+                          "revision": hub.commit_of(flow, rule, leaf),
+                          "sampling": leaf.sampling() if isinstance(leaf, LLM) else {}})
         elif isinstance(leaf, ModelName) and flow.resolve(leaf) is leaf:
             found.append({"name": leaf.name, "revision": hub.commit_of(flow, rule, leaf)})
     return found

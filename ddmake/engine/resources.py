@@ -4,8 +4,9 @@ import re
 
 from ddmake.backends.providers import is_remote
 from ddmake.ddfile.binding import leaves
+from ddmake.ddfile.inputs import ASKED, marked
 from ddmake.ddfile.rule import Rule
-from ddmake.ddfile.specs import LLM
+from ddmake.ddfile.specs import LLM, MODELS
 from ddmake.ddfile.target import ModelName, Source
 from ddmake.engine.verdicts import Plan
 from ddmake.errors import DdfileError
@@ -78,17 +79,20 @@ def _check(rule: Rule, asked: Needs, machine: Machine) -> None:
 
 
 def asks_services(rule: Rule) -> bool:
-    """Tell whether a rule's job asks an llm over a network."""
+    """Tell whether a rule's job asks an llm or an embedder over a network."""
     if not rule.names_models:
         return False
     values = [value for value in (*rule.inputs.values(), *rule.arguments.values()) if not _only_paths(value)]
-    return any(isinstance(leaf, LLM) and is_remote(leaf) for leaf in leaves(values))
+    return any(isinstance(leaf, MODELS) and is_remote(leaf) for leaf in leaves(values))
 
 
 def local_models(rule: Rule) -> frozenset[str]:
     """Return the models that a rule's job loads into its own process, by name or path."""
     values = [value for value in (*rule.inputs.values(), *rule.arguments.values()) if not _only_paths(value)]
-    return frozenset(name for leaf in leaves(values) if (name := _model(leaf)))
+    takes = rule.recipe.signature.parameters
+    asked = [value for name, value in rule.inputs.items() if rule.names_models and marked(takes[name].annotation, ASKED)]
+    bare = {leaf.path for leaf in leaves(asked) if isinstance(leaf, Source)}
+    return frozenset(name for leaf in leaves(values) if (name := _model(leaf))) | bare
 
 
 def _only_paths(value: object) -> bool:
@@ -99,9 +103,10 @@ def _only_paths(value: object) -> bool:
 def _model(leaf: object) -> str | None:
     if isinstance(leaf, ModelName):
         return leaf.name
-    if not isinstance(leaf, LLM):
+    if not isinstance(leaf, MODELS):
         return None
     name = leaf.name.path if isinstance(leaf.name, Source) else leaf.name
     local = isinstance(leaf.name, Source) or name in NAMES or name.startswith("hf/")
-    adapter = leaf.adapter.path if isinstance(leaf.adapter, Source) else leaf.adapter
+    adapter = leaf.adapter if isinstance(leaf, LLM) else None
+    adapter = adapter.path if isinstance(adapter, Source) else adapter
     return (f"{name}+{adapter}" if adapter else name) if local else None

@@ -1,7 +1,7 @@
 """Jobs in workers on this machine: processes that are kept warm, and that die with the head.
 
-A job goes to an idle worker of its environment (threads, GPUs), first to one that has the job's models loaded. What a
-worker holds of models stays until a job comes that loads others.
+A job goes to an idle worker of its environment (threads, GPUs), first to one that has the job's models loaded, then to one
+that has others: it keeps them beside the new ones, if its memory holds them all.
 """
 
 import selectors
@@ -93,12 +93,15 @@ class Local:
     def _worker(self, task: Task, env: Mapping[str, str]) -> Worker:
         """Return an idle worker for a task, a new one where none fits."""
         idle = [worker for worker in self._workers if worker.task is None]
-        if task.models or task.alone:  # what it loads needs the memory of what nobody uses
-            self._dismiss([worker for worker in idle if worker.models and (task.alone or not worker.models & task.models)])
-            idle = [worker for worker in idle if worker in self._workers]
         fitting = [worker for worker in idle if worker.env == env and not task.alone]
-        if fitting:
-            return max(fitting, key=lambda worker: len(worker.models & task.models))
+        more = 1 if task.models else -1  # whoever loads nothing leaves those alone that have models
+        taken = max(fitting, key=lambda worker: (len(worker.models & task.models), more * len(worker.models)), default=None)
+        if task.models or task.alone:  # what it loads needs the memory of what nobody uses
+            self._dismiss([worker for worker in idle if worker.models and worker is not taken
+                           and (task.alone or not worker.models & task.models)])
+            idle = [worker for worker in idle if worker in self._workers]
+        if taken is not None:
+            return taken
         if len(self._workers) >= self.slots:
             self._dismiss(idle[:1])
         worker = Worker(env, task.folder, task.log)

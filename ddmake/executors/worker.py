@@ -34,7 +34,7 @@ class Worker:
     def __init__(self, env: Mapping[str, str], folder: Path, log: Path):
         self.env = dict(env)  # what was added to the head's own
         self.task: Task | None = None
-        self.models: frozenset[str] = frozenset()  # that it has loaded
+        self.models: frozenset[str] = frozenset()  # that it was asked to load; it keeps those that it has memory for
         self.gpus: set[str] = set()
         self.deadline: float | None = None  # of its task, by its `time`
         self.grace: float | None = None  # until when it may take to stop
@@ -50,7 +50,7 @@ class Worker:
     def give(self, task: Task) -> None:
         """Hand over a task; a process that is gone is noticed when it is listened to."""
         self.task, self.late, self.grace = task, False, None
-        self.models = task.models or self.models
+        self.models |= task.models
         line = {"job": list(task.command), "folder": str(task.folder), "log": str(task.log)}
         try:
             self._tell.write(json.dumps(line).encode() + b"\n")

@@ -17,7 +17,9 @@ import torch
 import transformers
 from transformers import GenerationConfig, PrinterCallback, Trainer, TrainerCallback
 
-from ddmake.backends.hf import context_window, end_tokens, load_generation, load_model, load_tokenizer
+from ddmake.backends.hf import context_window, end_tokens
+from ddmake.backends.loading import load_generation, load_model, load_tokenizer
+from ddmake.backends.models import SEPARATOR
 from ddmake.ddfile.specs import Lora
 from ddmake.errors import DdmakeError
 from ddmake.trainers.checkpoints import Saver, newest_sound, notes_of
@@ -252,9 +254,17 @@ def save(trainer: Trainer, settings: Settings, output: Path) -> None:
         # "auto" would ask the Hub for a base of that name
         model.save_pretrained(output, save_embedding_layers=False)
     generation.save_pretrained(output)
+    keep_separator(trainer.processing_class, settings.separator)
     trainer.processing_class.save_pretrained(output)
     for name in LEFT_BEHIND:
         (output / name).unlink(missing_ok=True)
+
+
+def keep_separator(tokenizer: Any, separator: str) -> None:
+    """Have a tokenizer's config tell what ended a prompt in training, so that the model is asked in the same way."""
+    tokenizer.init_kwargs.pop(SEPARATOR, None)  # of the base's own training
+    if separator != "\n" and not tokenizer.chat_template:
+        tokenizer.init_kwargs[SEPARATOR] = separator
 
 
 def stopping(config: GenerationConfig, tokenizer: Any) -> GenerationConfig:

@@ -1,0 +1,67 @@
+"""A local model before it is loaded: what tells it from every other is read from its files, and may be all that is needed."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ddmake.backends.base import Answer, Backend, Request
+from ddmake.backends.models import (
+    TOKENIZER,
+    adapter_base,
+    chat_template,
+    has_tokenizer,
+    identity,
+    is_adapter,
+    read_json,
+    separator_of,
+)
+
+if TYPE_CHECKING:
+    from ddmake.ddfile.specs import LLM
+
+Identity = Mapping[str, object]
+OnHub = Callable[[str, str | None], tuple[str, Path | None]]  # of a name and a revision: the commit, and where its configs lie
+
+
+class Unopened:
+    """A Backend that is opened by `open_model` when something is to be asked, and closed when that is done."""
+
+    def __init__(self, told: Identity, open_model: Callable[[], Backend]):
+        self._told, self._open = told, open_model
+        self.roughness: str | None = None  # why a row's text may depend on its batch, as far as the model was opened
+
+    def identity(self) -> Identity:
+        """Return what tells the model from every other."""
+        return self._told
+
+    def answers(self, requests: Iterable[tuple[int, int, Request]]) -> Iterator[tuple[int, Answer]]:
+        """Answer requests as the model does. Raises DdmakeError where it can't be loaded."""
+        source = iter(requests)
+        for first in source:
+            opened = self._open()
+            self.roughness = getattr(opened, "roughness", None)
+            try:
+                yield from opened.answers(chain((first,), source))
+            finally:
+                opened.close()
+
+    def close(self) -> None:
+        """Do nothing: what was opened has been closed."""
+
+
+def identity_by_files(spec: "LLM", model: Path | str, adapter: Path | None, separator: str | None, on_hub: OnHub,
+                      sha: Callable[[str], str]) -> Identity | None:
+    """Return the identity that a model will have once it is loaded; None where its files aren't here to tell.
+
+    `sha` hashes a file. Raises DdmakeError for an adapter without a base, MissingExtra where weights can't be made smaller.
+    """
+    base, revision = adapter_base(model) if is_adapter(model) else (model, None)
+    commit, under = (None, Path(base)) if Path(base).is_dir() else on_hub(str(base), revision or spec.revision)
+    if under is None:
+        return None
+    folders = [folder for folder in (adapter, model, under) if folder is not None and has_tokenizer(folder)] or [under]
+    tokenizer = next((folder for folder in (model, under) if has_tokenizer(folder)), under)
+    separator = separator_of(read_json(Path(folders[0]), TOKENIZER)) if separator is None else separator
+    return identity(model, adapter, commit=commit, dtype=spec.dtype, quantize=spec.quantize,
+                    template=chat_template(Path(tokenizer)), separator=separator, sha=sha)

@@ -1,0 +1,240 @@
+"""An opened embedder: what a recipe asks for vectors. Each is looked up by its text, and the rest is embedded.
+
+Vectors are kept in `.ddmake/embeddings.db` and not with the calls: an API is sent many texts in a request, and what is
+asked for again is one of them. What such a request cost is noted with the calls.
+"""
+
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from ddmake.backends import embedders
+from ddmake.backends.base import Answer
+from ddmake.calls.client import Remote, Wanted
+from ddmake.calls.model import Usage
+from ddmake.ddfile.specs import Embedder
+from ddmake.errors import DdmakeError
+from ddmake.store.database import Transaction, connect, told
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from sqlite_utils import Database
+
+WINDOW = 8192  # texts that are looked up, and embedded, at once
+LOOK_UP = 500  # keys a query
+TEXTS, CHARACTERS = 96, 48_000  # in a request: what the most careful services take
+FILE = "embeddings.db"
+SHOWN = 60  # characters of a text in a message
+
+Block = tuple[Sequence[int], "NDArray[np.float32]"]  # the numbers of texts, and a vector each
+
+
+class Encoder(Protocol):
+    """What makes vectors, here or over a network."""
+
+    def identity(self) -> Mapping[str, Any]:
+        """Return what tells its vectors from every other's."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> Iterator[Block]:
+        """Yield the vectors of texts as they come, each block with the numbers of its texts."""
+        ...
+
+
+def m001_vectors(db: "Database") -> None:
+    """Make the table of vectors."""
+    db["vectors"].create({"id": int, "key": bytes, "vector": bytes, "checksum": bytes}, pk="id", not_null={"key", "vector"})
+    db["vectors"].create_index(["key"], unique=True)
+
+
+class Vectors:
+    """The vectors of a project, each under its own key; one whose checksum doesn't fit is made anew."""
+
+    def __init__(self, folder: Path):
+        self.path = folder / FILE
+        self.db = connect(self.path, (m001_vectors,), synchronous="NORMAL")
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Return the vectors that are known, by key."""
+        found: dict[bytes, bytes] = {}
+        try:
+            for at in range(0, len(keys), LOOK_UP):
+                some = keys[at:at + LOOK_UP]
+                marks = ",".join("?" * len(some))
+                rows = self.db.execute(f"SELECT key, vector, checksum FROM vectors WHERE key IN ({marks})", some)
+                found.update((key, vector) for key, vector, sign in rows if _checksum(key, vector) == sign)
+        except sqlite3.Error as error:
+            raise DdmakeError(f"{self.path}: {told(error)}") from None
+        return found
+
+    def put(self, pairs: Iterable[tuple[bytes, bytes]]) -> None:
+        """Keep vectors: they are committed when this returns."""
+        rows = [(key, vector, _checksum(key, vector)) for key, vector in pairs]
+        try:
+            with Transaction(self.db):
+                self.db.executemany("INSERT OR REPLACE INTO vectors (key, vector, checksum) VALUES (?, ?, ?)", rows)
+        except sqlite3.Error as error:
+            raise DdmakeError(f"{self.path}: {told(error)}") from None
+
+    def close(self) -> None:
+        """Close the database."""
+        self.db.close()
+
+
+def _checksum(key: bytes, vector: bytes) -> bytes:
+    return hashlib.blake2b(key + vector, digest_size=8).digest()
+
+
+class OpenedEmbedder:
+    """An embedder that can be asked. `tell(done)` is called as vectors come; without `vectors` none are kept."""
+
+    def __init__(self, spec: Embedder, encoder: Encoder, vectors: Vectors | None, usage: Usage, tell: Callable[[int], None]):
+        self.spec, self.encoder, self.vectors, self.usage, self.tell = spec, encoder, vectors, usage, tell
+        self._seed = json.dumps(encoder.identity(), sort_keys=True).encode()
+        self._done = 0
+
+    def encode(self, texts: Iterable[str], normalize: bool = False) -> "NDArray[np.float32]":
+        """Return a vector per text, in order: texts × dimensions. Equal texts are embedded once; `normalize` gives length 1."""
+        parts = list(self.stream(texts, normalize))
+        return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
+
+    def stream(self, texts: Iterable[str], normalize: bool = False) -> Iterator["NDArray[np.float32]"]:
+        """Yield the vectors of texts in order, some thousands at once: as `encode`, for more than memory holds."""
+        source = iter(texts)
+        while window := list(islice(source, WINDOW)):
+            found = self._window(window)
+            yield normalized(found) if normalize else found
+
+    def _window(self, texts: list[str]) -> "NDArray[np.float32]":
+        keys = [self.key(text) for text in texts]
+        known = self._known(list(dict.fromkeys(keys)))
+        missing = {key: text for key, text in zip(keys, texts) if key not in known}
+        self.usage.cached += len(texts) - len(missing)
+        self._count(len(texts) - len(missing))
+        for block in self._embed(missing):
+            known.update(block)
+        found = [np.frombuffer(known[key], "<f4") for key in keys]
+        if len(sizes := {len(vector) for vector in found}) > 1:
+            raise DdmakeError(f"an embedder gave vectors of {' and '.join(map(str, sorted(sizes)))} numbers. "
+                              "State its dimensions=, or another identity=.")
+        return np.stack(found)
+
+    def _known(self, keys: list[bytes]) -> dict[bytes, bytes]:
+        return {} if self.vectors is None else self.vectors.get(keys)
+
+    def _embed(self, missing: Mapping[bytes, str]) -> Iterator[list[tuple[bytes, bytes]]]:
+        """Have texts embedded, and yield keys and vectors once they are kept."""
+        keys, prompt = list(missing), self.spec.prompt or ""
+        texts = [prompt + text for text in missing.values()]
+        for numbers, vectors in self.encoder.encode(texts) if texts else ():
+            pairs = [(keys[number], vector.astype("<f4", copy=False).tobytes()) for number, vector in zip(numbers, vectors)]
+            if self.vectors is not None:
+                self.vectors.put(pairs)
+            self.usage.sent += len(pairs)
+            self._count(len(pairs))
+            yield pairs
+
+    def key(self, text: str) -> bytes:
+        """Return the key of a text's vector: a hash of the embedder and of all that it is given."""
+        if not isinstance(text, str):
+            raise DdmakeError(f"an embedder takes texts, not {text!r}, a {type(text).__name__}.")
+        whole = self._seed + b"\0" + ((self.spec.prompt or "") + text).encode("utf-8", "surrogatepass")
+        return hashlib.blake2b(whole, digest_size=16).digest()
+
+    def _count(self, more: int) -> None:
+        self._done += more
+        self.tell(self._done)
+
+
+class LocalEncoder:
+    """An embedder in this process, from a model's folder; it is loaded when a text comes whose vector isn't known."""
+
+    def __init__(self, spec: Embedder, folder: Path, usage: Usage):
+        self.spec, self.folder, self.usage = spec, folder, usage
+        self._identity = embedders.identity(spec, folder)
+
+    def identity(self) -> Mapping[str, Any]:
+        """Return what the model is made of, and how it is run."""
+        return self._identity
+
+    def encode(self, texts: Sequence[str]) -> Iterator[Block]:
+        """Yield vectors as they come. Raises MissingExtra where sentence-transformers isn't installed."""
+        embedders.needed(f"embedder({str(self.spec.name)!r})" if isinstance(self.spec.name, str) else "a local embedder")
+        from ddmake.backends import sentences
+
+        self.usage.tokens_in = self.usage.tokens_out = None  # nobody counts them
+        yield from sentences.encode(self.spec, self.folder, json.dumps(self._identity, sort_keys=True), texts)
+
+
+class RemoteEncoder:
+    """An embedder over a network: the run's caller sends its requests, within limits and budget, as it does an llm's."""
+
+    def __init__(self, spec: Embedder, remote: Remote, usage: Usage):
+        self.spec, self.remote, self.usage = spec, remote, usage
+
+    def identity(self) -> Mapping[str, Any]:
+        """Return the endpoint, the model, and what else is asked of it."""
+        return embedders.identity(self.spec)
+
+    def encode(self, texts: Sequence[str]) -> Iterator[Block]:
+        """Yield vectors as they come. A request that is refused is cut in two, until it is known which text is to blame.
+
+        Raises DdmakeError for that text, once all others are there.
+        """
+        waiting, refused = _batches(texts, self.spec.batch_size or TEXTS), ""
+        while waiting:
+            under_way, waiting = dict(enumerate(waiting)), []
+            wanted = (Wanted(at, os.urandom(16), embedders.request_for([texts[number] for number in numbers]))
+                      for at, numbers in under_way.items())
+            for at, answer, _ in self.remote.answers(wanted):
+                numbers = under_way[at]
+                self._count(answer)
+                if answer.error is None:
+                    yield numbers, _vectors(answer, len(numbers))
+                elif answer.model and len(numbers) > 1:  # a service that gives no reply won't give one to half of it
+                    waiting += [numbers[:len(numbers) // 2], numbers[len(numbers) // 2:]]
+                else:
+                    refused = refused or f"no vector for the text {_shown(texts[numbers[0]])}: {answer.error}"
+        if refused:
+            raise DdmakeError(f"{self.spec.name}: {refused}. The others are kept; mend it, or leave it out.")
+
+    def _count(self, answer: Answer) -> None:
+        """Count what a request took."""
+        for name in ("tokens_in", "cost") if answer.error is None else ():
+            before, more = getattr(self.usage, name), getattr(answer, name)
+            setattr(self.usage, name, None if before is None or more is None else before + more)
+        self.usage.models.update([answer.model] if answer.model else [])
+
+
+def _batches(texts: Sequence[str], most: int) -> list[list[int]]:
+    """Return the numbers of texts, so many to a request and no more characters than it may hold."""
+    found: list[list[int]] = []
+    size = CHARACTERS
+    for number, text in enumerate(texts):
+        size += len(text)
+        if size > CHARACTERS or len(found[-1]) == most:
+            found.append([])
+            size = len(text)
+        found[-1].append(number)
+    return found
+
+
+def _vectors(answer: Answer, count: int) -> "NDArray[np.float32]":
+    return np.stack([np.frombuffer(vector, "<f4") for vector in embedders.read(answer, count)])
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}…")
+
+
+def normalized(vectors: "NDArray[np.float32]") -> "NDArray[np.float32]":
+    """Return vectors at length 1; one of zeros stays as it is."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(lengths > 0, lengths, 1)
