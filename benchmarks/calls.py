@@ -69,7 +69,8 @@ db = sqlite3.connect("calls.db", isolation_level=None)
 db.execute("pragma journal_mode=WAL"); db.execute("pragma synchronous=NORMAL")
 db.execute("create table if not exists calls (key blob primary key, answer text)")
 asked = [{"model": "mock", "temperature": 0.7,
-          "messages": [{"role": "user", "content": f"Question {i}: what does a transformer attend to, and why?"}]} for i in range(n)]
+          "messages": [{"role": "user", "content": f"Question {i}: what does a transformer attend to, and why?"}]}
+         for i in range(n)]
 keys = [hashlib.blake2b(json.dumps(body, sort_keys=True).encode(), digest_size=16).digest() for body in asked]
 known = {key for (key,) in db.execute("select key from calls")}
 pending = []
