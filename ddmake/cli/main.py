@@ -155,7 +155,8 @@ def main() -> None:
 @click.option("-q", "--question", is_flag=True, help="Print nothing; exit 1 if there is something to make.")
 @click.option("-v", "--verbose", is_flag=True, help="List what is fresh, too.")
 @click.option("--json", "as_json", is_flag=True, help="With -n: print the plan as JSON.")
-@click.option("-j", "--jobs", type=click.IntRange(min=1), metavar="N", help="Jobs at once; the number of cores by default.")
+@click.option("-j", "--jobs", type=click.IntRange(min=1), metavar="N",
+              help="Jobs at once; by default as many as cores, and 8 more that only wait for a service.")
 @click.option("-k", "--keep-going", is_flag=True, help="After a failure, go on with what doesn't depend on it.")
 @click.option("--max-cost", type=click.FloatRange(min=0), metavar="DOLLARS", help="Spend no more than this on llms.")
 @click.option("--only", is_flag=True, help="Make the named targets of what lies there; leave what they need as it is.")
@@ -332,7 +333,10 @@ def calls(file: str, words: tuple[str, ...], most: int | None, number: int | Non
 @json_option
 @looking
 def preview(most: int, as_json: bool, **given: Any) -> None:
-    """Ask the first prompts of a target, and show them with the answers, which are kept; nothing is made."""
+    """Ask the first prompts of a target, and show them answered.
+
+    The answers are kept; nothing is made.
+    """
     from ddmake.cli import previewing
 
     quiet_exit(previewing.preview(*_asked(**given), most, as_json))
