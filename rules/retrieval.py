@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from ddmake import step
+from ddmake.ddfile.asking import Embedding
 from ddmake.ddfile.inputs import StoredRows
 from ddmake.ddfile.specs import Embedder
 from ddmake.errors import DdfileError, DdmakeError, did_you_mean
@@ -64,7 +65,35 @@ def _compared(inputs: Inputs, arguments: Arguments) -> list[str] | None:
     return None if columns is None else list(dict.fromkeys([*columns, arguments["column"]]))
 
 
-@step(version="1", columns=_embedded)
+def _embedding(inputs: Inputs, arguments: Arguments) -> Iterator[Embedding]:
+    """Tell what `embed` has embedded."""
+    yield Embedding(arguments["embedder"], _said(inputs["rows"], arguments["text"]), inputs["rows"])
+
+
+def _retrieving(inputs: Inputs, arguments: Arguments) -> Iterator[Embedding]:
+    """Tell what `retrieve` has embedded: documents, then queries, where they have no vectors."""
+    for rows, text in ((inputs["documents"], arguments["text"]), (inputs["queries"], arguments["query"])):
+        if arguments["embedder"] is not None and arguments["embedding"] not in rows.column_names:
+            yield Embedding(arguments["embedder"], _said(rows, text), rows)
+
+
+def _comparing(inputs: Inputs, arguments: Arguments) -> Iterator[Embedding]:
+    """Tell what `cosine_similarity` has embedded: either column, where it holds texts."""
+    for name in (arguments["a"], arguments["b"]):
+        if arguments["embedder"] is not None:
+            yield Embedding(arguments["embedder"], _said(inputs["rows"], name), inputs["rows"])
+
+
+def _said(rows: Any, name: str) -> Iterator[str]:
+    """Yield the texts of a column that are to be embedded; none where it holds vectors."""
+    from ddmake.artifacts.vectors import are_vectors
+
+    values = _column(rows, name)
+    if not are_vectors(values.type):
+        yield from (one for one in _texts(values, name) if one is not None)
+
+
+@step(version="1", columns=_embedded, asks=_embedding)
 def embed(rows: StoredRows, *, embedder: Embedder, text: str = "text", column: str = "embedding",
           normalize: bool = False) -> "Batches":
     """Add a column of vectors that an embedder makes of a column of texts; with `normalize` each has the length 1.
@@ -77,7 +106,7 @@ def embed(rows: StoredRows, *, embedder: Embedder, text: str = "text", column: s
     return Batches(_with_vectors(rows, embedder, text, column, normalize, features), features)
 
 
-@step(version="1", columns=_retrieved)
+@step(version="1", columns=_retrieved, asks=_retrieving)
 def retrieve(queries: StoredRows, documents: StoredRows, *, embedder: Embedder | None = None, k: int = 5, query: str = "text",
              text: str = "text", embedding: str = "embedding", id: str | None = None,
              similarity: Literal["cosine", "dot"] = "cosine", min_score: float | None = None) -> "Batches":
@@ -95,7 +124,7 @@ def retrieve(queries: StoredRows, documents: StoredRows, *, embedder: Embedder |
     return Batches(found.batches(queries, embedding, query, embedder), _features(queries))
 
 
-@step(version="1", columns=_compared)
+@step(version="1", columns=_compared, asks=_comparing)
 def cosine_similarity(rows: StoredRows, *, a: str = "a", b: str = "b", embedder: Embedder | None = None,
                       column: str = "similarity") -> "Batches":
     """Add the cosine between two columns: of vectors, or of texts that an embedder makes vectors of.

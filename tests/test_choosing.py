@@ -1,5 +1,6 @@
 """Choosing among labels: scores are the model's own log-probabilities, whatever the batch; `llm.choose` keeps them."""
 
+import json
 import math
 
 import pytest
@@ -182,13 +183,88 @@ def test_choices_are_kept_by_request_and_labels(project):
     assert project.lines("rated.jsonl")[:3] == two[:3]
 
 
+TOLD = """
+    from dataclasses import replace
+    from ddmake.ddfile.asking import Asking
+
+    def kinds_asked(inputs, arguments):
+        yield Asking(arguments["model"], [f"Is it a tweet or an abstract? {{t}}" for t in {texts}], labels={labels})
+
+    @step(asks=kinds_asked)
+    def kinds(*, model):
+        (asking,) = kinds_asked({{}}, {{"model": model}})
+        for prompt, found in zip(asking.prompts, model.choose(asking.prompts, asking.labels)):
+            yield {{"prompt": prompt, "label": found.label}}
+
+    kinds("kinds.jsonl", model=llm({llm}))
+"""
+
+
+def told(project, llm="'echo'", texts=("one", "two"), labels=("abstract", "tweet")):
+    return project.ddfile(TOLD.format(llm=llm, texts=list(texts), labels=list(labels)))
+
+
+def counts(project):
+    rule = json.loads(project.make("-n", "--json").output)["rules"][0]
+    return rule["estimate"]["send"], rule["estimate"]["cached"]
+
+
+@pytest.mark.parametrize("llm", ["'echo'", "'tiny'"])
+def test_a_dry_run_counts_choices_that_are_told(project, llm):
+    assert counts(told(project, llm)) == (2, 0)
+    project.make()
+    assert counts(told(project, llm, ("one", "two", "three"))) == (1, 2)
+    assert counts(told(project, llm, labels=("abstract", "tweet", "poem"))) == (2, 0)
+    shown = json.loads(told(project, llm, labels=("yes", "no")).make("preview", "kinds.jsonl", "--json").output)["shown"]
+    assert len(shown) == 2 and all(one["answer"] in one["value"] and sum(one["value"].values()) == pytest.approx(1) for one in shown)
+    assert counts(project) == (0, 2)
+
+
+def test_echo_chooses_the_label_that_is_named_first(project):
+    told(project).make()
+    assert [row["label"] for row in project.lines("kinds.jsonl")] == ["tweet", "tweet"]
+    told(project, labels=("abs", "abstract", "poem")).make()
+    assert project.lines("kinds.jsonl")[0]["label"] == "abstract"
+    told(project, labels=("poem", "song")).make()
+    assert project.lines("kinds.jsonl")[0]["label"] == "poem"
+
+
+OTHERS = """
+    def others_asked(inputs, arguments):
+        yield from (replace(one, labels={labels}) for one in kinds_asked(inputs, arguments))
+
+    @step(asks=others_asked)
+    def others(*, model):
+        yield {{"label": 1}}
+
+    others("others.jsonl", model=llm("echo"))
+"""
+
+
+@pytest.mark.parametrize("labels, alike", [(["a", "b"], True), (["a", "c"], False)])
+def test_rules_that_choose_among_other_labels_ask_something_else(project, labels, alike):
+    one = TOLD.format(llm="'echo'", texts=["one"], labels=["a", "b"])
+    project.ddfile(one + OTHERS.format(labels=labels))
+    assert ("asks the very same" in project.run("lint").output) == alike
+
+
+def test_a_service_that_is_to_choose_is_told_before_anything_is_made(project):
+    project.ddfile(TOLD.format(llm="'vllm/some', base_url='http://127.0.0.1:9/v1'", texts=["one"], labels=["a", "b"]) + """
+    @step("first")
+    def first():
+        yield {"x": 1}
+""")
+    result = project.run()
+    assert "kinds.jsonl" in result.output and "only local models choose. Have the label written" in " ".join(result.output.split())
+    assert result.code and not (project.root / "first").exists()
+
+
 @pytest.mark.parametrize("llm, labels, message", [
     ("'tiny'", [], "there is nothing to choose among []. Give two labels or more."),
     ("'tiny'", ['a', 'a', 'b'], "the label 'a' is there twice. Leave one out."),
     ("'tiny'", ['a', ''], "a label is an empty text. Give it a word."),
     ("'tiny'", "yes", "labels is a list of texts, not 'yes'."),
     ("'vllm/some', base_url='http://127.0.0.1:9/v1'", ['a', 'b'], "only local models choose. Have the label written, by schema="),
-    ("'echo'", ['a', 'b'], "only local models choose. Have the label written, by schema="),
 ])
 def test_mistakes_are_told(project, llm, labels, message):
     project.ddfile(CHOOSING.format(llm=llm, labels=[labels], long=1))

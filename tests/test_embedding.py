@@ -93,6 +93,64 @@ def test_a_changed_text_costs_one(project, letters):
     assert "1 sent" in project.make("embedded", "--force").output
 
 
+def estimate(project, target):
+    plan = json.loads(project.make("-n", "--json").output)
+    return next(rule["estimate"] for rule in plan["rules"] if rule["targets"] == [target])
+
+
+def test_a_dry_run_counts_texts_tokens_and_dollars(project, letters):
+    project.ddfile(TEXTS % (letters.url, "", DOCS)).make("docs")
+    told = estimate(project, "embedded")
+    assert (told["requests"], told["send"], told["cached"]) == (5, 4, 1) and 0 < told["tokens_in"] < 20  # "aab" is there twice
+    assert told["dollars"] == pytest.approx(told["tokens_in"] / 1e6) and letters.counts()["requests"] == 0
+    project.make()
+    project.ddfile(TEXTS % (letters.url, "", [*DOCS, "ha" * 500, None])).make("docs")
+    told = estimate(project, "embedded")
+    assert (told["send"], told["cached"]) == (1, 5)
+    assert told["tokens_in"] == 1000  # by what the service counted before: a token a letter
+    assert "make embedded 1 5 ~1 k / 0 ~0.0010" in " ".join(project.run("-n").output.split())
+    project.ddfile(TEXTS % (letters.url, ", cache=False", [*DOCS, "new"])).make("docs")
+    told = estimate(project, "embedded")
+    assert (told["send"], told["cached"]) == (5, 1)
+
+
+def test_a_dry_run_counts_each_text_once_in_whichever_rule(project, letters):
+    more = """
+    found = retrieve("found", docs.rename(name="n"), docs, embedder=e)
+    near = cosine_similarity("near", docs, a="name", b="text", embedder=e)
+    both = retrieve("both", docs.rename(name="n"), embedded, embedder=e)
+    """
+    project.ddfile(TEXTS % (letters.url, "", DOCS) + more).make("docs")
+    counts = {name: (told["send"], told["cached"]) for name in ("embedded", "found", "near") if (told := estimate(project, name))}
+    assert counts == {"embedded": (4, 1), "found": (0, 10), "near": (6, 5)}
+    project.make("embedded")
+    told = estimate(project, "both")
+    assert (told["send"], told["cached"]) == (0, 5)  # the documents have their vectors
+
+
+def test_a_price_that_is_not_known_is_told(project, letters):
+    text = (TEXTS % (letters.url, "", DOCS)).replace(", price=1.0", "")
+    project.ddfile(text).make("docs")
+    assert "the price for embedded isn't known. State it: embedder(…, price=)" in project.run("-n").output
+    assert estimate(project, "embedded")["dollars"] is None
+
+
+def test_a_key_that_is_missing_is_told_before_the_run(project, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    project.ddfile("""
+        @step("docs")
+        def docs():
+            yield {"text": "a text"}
+        embed("embedded", docs, embedder=embedder("openai/text-embedding-3-small"))
+    """)
+    told = "openai/text-embedding-3-small needs an API key: set OPENAI_API_KEY, or take one that runs here, as all-minilm."
+    assert told in " ".join(project.run("-n").output.split())
+    result = project.run()
+    assert result.code and told in " ".join(result.output.split()) and not (project.root / "docs").exists()
+    project.make("docs")
+    assert 0 < estimate(project, "embedded")["dollars"] < 1e-6 and estimate(project, "embedded")["send"] == 1
+
+
 def test_a_request_holds_as_many_texts_as_it_may(project, letters):
     texts = [f"{'a' * (i % 7)}b{i}" for i in range(250)]
     project.ddfile(TEXTS % (letters.url, ", dimensions=3, extra={'user': 'me'}", texts))

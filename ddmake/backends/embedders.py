@@ -52,6 +52,12 @@ def as_llm(spec: Embedder) -> LLM:
                cache=False)
 
 
+def missing(spec: Embedder) -> str | None:
+    """Return what an embedder can't be asked without, its key or its address, as a sentence; None where nothing is missing."""
+    told = providers.missing_key(as_llm(spec))
+    return told and told.replace("try the workflow with a toy model, llm=tiny", "take one that runs here, as all-minilm")
+
+
 def identity(spec: Embedder, folder: Path | None = None) -> dict[str, Any]:
     """Return what tells an embedder's vectors from every other's: enters the key of each. `folder` holds one that runs here."""
     if folder is None:

@@ -114,7 +114,7 @@ class OpenedEmbedder:
 
     def _window(self, texts: list[str]) -> "NDArray[np.float32]":
         keys = [self.key(text) for text in texts]
-        known = self._known(list(dict.fromkeys(keys)))
+        known = self.known(list(dict.fromkeys(keys)))
         missing = {key: text for key, text in zip(keys, texts) if key not in known}
         self.usage.cached += len(texts) - len(missing)
         self._count(len(texts) - len(missing))
@@ -126,7 +126,16 @@ class OpenedEmbedder:
                               "State its dimensions=, or another identity=.")
         return np.stack(found)
 
-    def _known(self, keys: list[bytes]) -> dict[bytes, bytes]:
+    def look(self, texts: Iterable[str]) -> Iterator[tuple[bytes, str, bool]]:
+        """Yield each text with its key, and whether its vector is known; nothing is embedded."""
+        source = iter(texts)
+        while window := list(islice(source, WINDOW)):
+            keys = [self.key(text) for text in window]
+            known = self.known(list(dict.fromkeys(keys)))
+            yield from ((key, text, key in known) for key, text in zip(keys, window))
+
+    def known(self, keys: list[bytes]) -> dict[bytes, bytes]:
+        """Return the vectors that are known, by key."""
         return {} if self.vectors is None else self.vectors.get(keys)
 
     def _embed(self, missing: Mapping[bytes, str]) -> Iterator[list[tuple[bytes, bytes]]]:

@@ -33,6 +33,7 @@ Parse = Callable[[int, Answer], Any]
 Schema = Mapping[str, Any] | None
 Tools = Sequence[Mapping[str, Any]] | None
 Looked = tuple[Request, Answer | None]
+Labels = Sequence[str] | None
 NoteFailed = Callable[[int, str, Answer, Mapping[str, Any] | None], None]
 
 
@@ -106,31 +107,14 @@ class OpenedLLM:
         return answers
 
     def stream(self, prompts: Iterable[Prompt], schema: Schema = None, tools: Tools = None, parse: Parse | None = None,
-               accept: Iterable[str] = ()) -> Iterator[Answer]:
+               accept: Iterable[str] = (), labels: Labels = None) -> Iterator[Answer]:
         """Yield one answer per prompt, in order, as soon as it and those before it are there.
 
         `answer.wrong` is why it can't be used, None if it can; `answer.value` is what `parse(number, answer)` made of it, what
         the JSON holds under a schema, or the text. Where `parse` raises, the prompt is asked again, three times at most.
+        Among `labels` the answer is one of them, and `answer.scores` has their log-probabilities.
         """
-        return self._in_order(_Work(self, self._requests(prompts, schema, tools), parse, frozenset(accept)))
-
-    def choose(self, prompts: Iterable[Prompt], labels: Sequence[str]) -> list[Choice]:
-        """Return for each prompt, in order, which of the labels the model is likeliest to answer, and how likely each is.
-
-        Nothing is drawn: the llm's sampling plays no part. Raises DdmakeError for an llm that tells no probabilities.
-        """
-        if isinstance(self.backend, Remote):
-            raise choice.unable(str(self.spec.name))
-        requests = self._requests(prompts, None, None, choice.checked(labels))
-        found = []
-        for number, answer in enumerate(self._in_order(_Work(self, requests, None, frozenset()))):
-            found.append(choice.read(answer, str(self.spec.name)))
-            if answer.error is not None:
-                self.note_failed(number, answer.error, answer)
-        return found
-
-    def _in_order(self, work: "_Work") -> Iterator[Answer]:
-        """Yield the answers of a pass, each as soon as it and those before it are there."""
+        work = _Work(self, self._requests(prompts, schema, tools, labels), parse, frozenset(accept))
         number = 0
         for _ in work.arrivals():
             while number in work.done:
@@ -138,9 +122,22 @@ class OpenedLLM:
                 number += 1
                 work.given = number
 
-    def look(self, prompts: Iterable[Prompt], schema: Schema = None, tools: Tools = None) -> Iterator[Looked]:
+    def choose(self, prompts: Iterable[Prompt], labels: Sequence[str]) -> list[Choice]:
+        """Return for each prompt, in order, which of the labels the model is likeliest to answer, and how likely each is.
+
+        Nothing is drawn: the llm's sampling plays no part. Raises DdmakeError for an llm that tells no probabilities.
+        """
+        found = []
+        for number, answer in enumerate(self.stream(prompts, labels=labels)):
+            found.append(choice.read(answer, str(self.spec.name)))
+            if answer.error is not None:
+                self.note_failed(number, answer.error, answer)
+        return found
+
+    def look(self, prompts: Iterable[Prompt], schema: Schema = None, tools: Tools = None, labels: Labels = None
+             ) -> Iterator[Looked]:
         """Yield each request with its answer as far as one is known; nothing is sent."""
-        requests = self._requests(prompts, schema, tools)
+        requests = self._requests(prompts, schema, tools, labels)
         while window := list(islice(requests, WINDOW)):
             asked = [self.numbered(request) for request in window]
             known = self.known(key for key, _ in asked)
@@ -186,8 +183,10 @@ class OpenedLLM:
         text = _json(asked)
         return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
-    def _requests(self, prompts: Iterable[Prompt], schema: Schema, tools: Tools, labels: tuple[str, ...] | None = None
-                  ) -> Iterator[Request]:
+    def _requests(self, prompts: Iterable[Prompt], schema: Schema, tools: Tools, labels: Labels) -> Iterator[Request]:
+        labels = None if labels is None else choice.checked(labels)
+        if labels and isinstance(self.backend, Remote):
+            raise choice.unable(str(self.spec.name))
         schema = None if schema is None else json_schema(schema)
         more = {"schema": schema, "tools": tuple(tools) if tools else None, "labels": labels, "epoch": self.manner.epoch}
         if isinstance(prompts, (str, Mapping)):

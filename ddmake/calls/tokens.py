@@ -16,6 +16,7 @@ KNOWN = 500  # calls that a mean is taken of, the newest
 LOOKED_AT = 20_000  # calls among which they are sought, the newest
 IMAGE = '"image_url"'  # how a request tells in JSON that it holds a picture
 A_MESSAGE = 4  # tokens besides its text, in OpenAI's chat format
+WRAPPING = len('{"content": "", "role": "user"}, ')  # what JSON puts around a message's text
 CHARACTERS = 4  # a token, where no tokenizer is there
 ENCODING, ITS_FILE = "cl100k_base", "9b5ad71b2ce5302211f9c61530b329a4922fc6a4"  # the name under which tiktoken keeps it
 
@@ -36,6 +37,22 @@ def per_character(db: sqlite3.Connection, llm: str, rule: str) -> float | None:
 def mean(db: sqlite3.Connection, what: str, llm: str, rule: str) -> float | None:
     """Return the mean of `tokens_in` or `tokens_out` over what a rule asked an llm before; None where nothing is known."""
     return _of_known(db, f"avg({what})", f"{what} IS NOT NULL AND llm = ? AND rule = ?", (llm, rule))
+
+
+def of_texts(db: sqlite3.Connection, llm: str, rule: str, texts: Sequence[str]) -> float:
+    """Return the tokens a character of texts that are to be embedded, as the embedder was billed, else as a tokenizer counts.
+
+    A rule's own requests tell before those of others.
+    """
+    bare = f"sum(length(request) - {WRAPPING} * json_array_length(request))"  # of texts that are short JSON is the most
+    for which, values in (("llm = ? AND rule = ?", (llm, rule)), ("llm = ?", (llm,))):
+        found = _of_known(db, f"total(tokens_in) / {bare}", f"tokens_in > 0 AND {which}", values)
+        if found:
+            return found
+    encoding, characters = _encoding(), sum(map(len, texts))
+    if encoding is None or not characters:
+        return 1 / CHARACTERS
+    return sum(len(encoding.encode_ordinary(text)) for text in texts) / characters
 
 
 def counted(requests: Sequence[str]) -> float:

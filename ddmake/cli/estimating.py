@@ -15,6 +15,7 @@ COLUMNS = ("send", "cached", "tokens in/out", "$")
 NONE, UNKNOWN = "–", "?"  # of what asks no llm or costs nothing; of what isn't known, which is never 0
 PREVIEW = "how long the answers for {0} are isn't known yet. Try a few: ddmake preview {0}"
 PRICE = "the price for {0} isn't known. State it: llm(…, price=(in, out)), in dollars for a million tokens."
+OF_TEXTS = "the price for {0} isn't known. State it: embedder(…, price=), in dollars for a million tokens."
 BOTH = ("neither the price for {0} is known nor how long its answers are. State llm(…, price=(in, out)), in dollars for a "
         "million tokens, and try a few: ddmake preview {0}")
 
@@ -28,7 +29,8 @@ def cells(verdict: Verdict, estimates: Estimates) -> tuple[str, ...]:
     counts = [UNKNOWN if number is None else f"{mark}{number:,}" for number in (told.send, told.cached)]
     if told.local or told.send == 0:
         return (*counts, NONE, NONE if told.local else "0.00")
-    tokens = [UNKNOWN if number is None else f"~{short(number)}" for number in (told.tokens_in, told.tokens_out)]
+    counted = (told.tokens_in, told.tokens_out)
+    tokens = [UNKNOWN if number is None else f"~{short(number)}" if number else "0" for number in counted]
     paid = UNKNOWN if told.dollars is None else f"~{dollars(told.dollars)[1:]}" if told.dollars else "0.00"
     return (*counts, UNKNOWN if tokens == [UNKNOWN, UNKNOWN] else " / ".join(tokens), paid)
 
@@ -75,4 +77,4 @@ def _unknown(label: str, told: Estimate) -> str:
         return f"what {label} will ask isn't known before it runs."
     if told.tokens_out is None:
         return (BOTH if told.unpriced else PREVIEW).format(label)
-    return PRICE.format(label)
+    return (PRICE if told.tokens_out else OF_TEXTS).format(label)  # no answer to a prompt has no tokens

@@ -13,6 +13,7 @@ import click
 
 from ddmake.backends.base import Answer
 from ddmake.backends.providers import is_remote
+from ddmake.calls import choice
 from ddmake.calls.model import Manner, Usage
 from ddmake.cli.calling import dollars, paragraph
 from ddmake.cli.show import few
@@ -92,9 +93,12 @@ def _ask(flow: Workflow, store: Store, rule: Rule, epoch: int, most: int) -> tup
 def _answered(rule: Rule, given: dict[str, Any], most: int) -> Iterator[Shown]:
     for one in asked.asks(rule, given):
         prompts = list(islice(one.prompts, most))
-        answers = one.llm.stream(prompts, one.schema, one.tools, accept=asked.accepted(rule))
+        answers = one.llm.stream(prompts, one.schema, one.tools, accept=asked.accepted(rule), labels=one.labels)
         for number, (prompt, answer) in enumerate(zip(prompts, answers)):
             turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(turn) for turn in prompt]
+            if answer.scores:
+                chosen = choice.read(answer, str(one.llm.spec.name))
+                answer.value = {label: round(share, 4) for label, share in chosen.probabilities.items()}
             yield Shown(str(one.llm.spec.name), number, turns, answer)
 
 
@@ -106,7 +110,7 @@ def _stale(inputs: list[str]) -> list[str]:
 def _lines(rule: Rule, notes: list[str], shown: list[Shown], usage: dict[str, Usage]) -> list[str]:
     lines = [*notes]
     if not shown:
-        return [*lines, f"{rule.label} has nothing to ask: its input has no rows."]
+        return [*lines, f"{rule.label} has no prompts: its input has no rows, or no llm is asked."]
     for one in shown:
         lines += [*([""] if lines else []), click.style(f"prompt {one.number}, {printable(one.llm)}", bold=True)]
         for turn in one.messages:
@@ -118,7 +122,7 @@ def _lines(rule: Rule, notes: list[str], shown: list[Shown], usage: dict[str, Us
 
 
 def _said(answer: Answer) -> list[str]:
-    """Return the lines on an answer: its fields under a schema, else its text; and why it can't be used."""
+    """Return the lines on an answer: its fields under a schema, how likely labels are, or its text; and why it can't be used."""
     facts = [f"{n:,} tokens {way}" for n, way in ((answer.tokens_in, "in"), (answer.tokens_out, "out")) if n is not None]
     facts += [dollars(answer.cost)] if answer.cost else []
     title = f"answer ({', '.join(facts)})" if facts else "answer"

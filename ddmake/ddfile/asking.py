@@ -1,4 +1,7 @@
-"""What a recipe means to ask an llm: told before it runs (`asks=`), for dry runs, previews and lint, and used when it runs."""
+"""What a recipe means to ask an llm or an embedder: told before it runs (`asks=`), for dry runs, previews and lint.
+
+The recipe uses it, too, when it runs.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,3 +21,13 @@ class Asking:
     prompts: Iterable[Prompt]
     schema: Mapping[str, Any] | None = None  # a JSON schema
     tools: Sequence[Mapping[str, Any]] | None = None
+    labels: Sequence[str] | None = None  # those among which `choose` is to choose
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """One pass over an embedder: the texts that it is to make vectors of, and the rows that hold them, which may be a part."""
+
+    embedder: Any
+    texts: Iterable[str]
+    rows: Any = None

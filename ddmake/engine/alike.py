@@ -31,8 +31,8 @@ def _signs(flow: Workflow, rule: Rule, made: Ingredients) -> list[str]:
             passes = [(one, list(map(_text, prompts))) for one, prompts in first_prompts(flow, rule)]
         except Exception:  # of the user's own functions, or of a template: it is told when the rule is planned
             return []
-        return [_text([_of_llm(one.llm), one.schema, one.tools, list(dict.fromkeys(prompts))]) for one, prompts in passes
-                if prompts and one.llm.sample is None]
+        return [_text([_of_llm(one.llm), one.schema, one.tools, one.labels, list(dict.fromkeys(prompts))])
+                for one, prompts in passes if prompts and one.llm.sample is None]
     if any(llm.sample is not None for llm in llms(rule)) or "error" in made:
         return []
     arguments = {name: value for name, value in made["arguments"].items() if name not in AFTERWARDS}

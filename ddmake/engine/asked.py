@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddmake.artifacts.digest import kind_of
-from ddmake.backends.providers import missing_key
-from ddmake.ddfile.asking import Asking, Prompt
+from ddmake.backends import embedders
+from ddmake.backends.providers import is_remote, missing_key
+from ddmake.calls import choice
+from ddmake.ddfile.asking import Asking, Embedding, Prompt
 from ddmake.ddfile.binding import leaves
 from ddmake.ddfile.rule import Rule
-from ddmake.ddfile.specs import LLM
+from ddmake.ddfile.specs import LLM, MODELS, Embedder
 from ddmake.ddfile.target import Source, View
 from ddmake.ddfile.workflow import Workflow
 from ddmake.engine.verdicts import Plan, Verdict
@@ -47,7 +49,16 @@ class FirstRows(list[dict[str, Any]]):
 
 
 def asks(rule: Rule, opened: Mapping[str, Any]) -> Iterable[Asking]:
-    """Return what a rule asks, pass by pass, given its inputs and arguments opened; nothing where its recipe doesn't tell."""
+    """Return what a rule asks llms, pass by pass, given its inputs and arguments opened; nothing where it doesn't tell."""
+    return (one for one in _told(rule, opened) if isinstance(one, Asking))
+
+
+def embeds(rule: Rule, opened: Mapping[str, Any]) -> Iterable[Embedding]:
+    """Return what a rule has embedded by services, as `asks` does; embedders have to be opened."""
+    return (one for one in _told(rule, opened) if isinstance(one, Embedding) and not isinstance(one.embedder, Embedder))
+
+
+def _told(rule: Rule, opened: Mapping[str, Any]) -> Iterable[Asking | Embedding]:
     if rule.recipe.asks is None:
         return ()
     return rule.recipe.asks({name: opened[name] for name in rule.inputs}, {name: opened[name] for name in rule.arguments})
@@ -72,16 +83,26 @@ def check(flow: Workflow, store: Store, plan: Plan) -> None:
         told = verdict.word == "make" and rule.recipe.asks is not None and is_there(flow, rule)
         if told:
             _render(flow, rule)
-        for spec in llms(rule):
-            missing = missing_key(spec)
+        for spec in services(rule):
+            missing = lacking(spec)
             if missing is not None and (not told or _sends(flow, store, verdict, spec)):
                 raise DdfileError(f"{rule.place}: {rule.label}: {missing}")
 
 
 def llms(rule: Rule) -> list[LLM]:
     """Return the llms that a rule is given by name."""
-    found = leaves([*rule.inputs.values(), *rule.arguments.values()])
-    return [leaf for leaf in found if isinstance(leaf, LLM) and isinstance(leaf.name, str)]
+    return [spec for spec in services(rule) if isinstance(spec, LLM)]
+
+
+def services(rule: Rule) -> list[LLM | Embedder]:
+    """Return the llms that a rule is given by name, and the embedders over a network."""
+    found = (leaf for leaf in leaves([*rule.inputs.values(), *rule.arguments.values()]) if isinstance(leaf, MODELS))
+    return [leaf for leaf in found if isinstance(leaf.name, str) and (isinstance(leaf, LLM) or is_remote(leaf))]
+
+
+def lacking(spec: LLM | Embedder) -> str | None:
+    """Return what a service can't be asked without, as a sentence; None where nothing is missing."""
+    return missing_key(spec) if isinstance(spec, LLM) else embedders.missing(spec)
 
 
 def accepted(rule: Rule) -> list[str]:
@@ -97,7 +118,9 @@ def is_there(flow: Workflow, rule: Rule) -> bool:
 
 def _render(flow: Workflow, rule: Rule) -> None:
     try:
-        first_prompts(flow, rule)
+        for asking, _ in first_prompts(flow, rule):
+            if asking.labels is not None and isinstance(asking.llm, LLM) and is_remote(asking.llm):
+                raise choice.unable(str(asking.llm.name))
     except DdfileError as error:
         raise placed(f"{rule.place}: {rule.label}", error) from None
     except DdmakeError as error:  # of what stands in the rows
@@ -106,15 +129,19 @@ def _render(flow: Workflow, rule: Rule) -> None:
         pass
 
 
-def _sends(flow: Workflow, store: Store, verdict: Verdict, spec: LLM) -> bool:
-    """Tell whether a rule has something to ask an llm that isn't known."""
+def _sends(flow: Workflow, store: Store, verdict: Verdict, spec: LLM | Embedder) -> bool:
+    """Tell whether a rule has something to ask a service that isn't known."""
     from ddmake.calls.model import Manner, OpenedLLM
     from ddmake.engine.opening import Opener, Way
 
     opener = Opener(flow, store, verdict.rule, lambda done, total, note: None, Way(Manner(verdict.epoch)), look_only=True)
     try:
-        passes = [one for one in asks(verdict.rule, opener.given()) if isinstance(one.llm, OpenedLLM) and one.llm.spec == spec]
-        return any(answer is None for one in passes for _, answer in one.llm.look(one.prompts, one.schema, one.tools))
+        given = opener.given()
+        if isinstance(spec, Embedder):
+            texts = (one.embedder.look(one.texts) for one in embeds(verdict.rule, given) if one.embedder.spec == spec)
+            return any(not known for each in texts for _, _, known in each)
+        passes = [one for one in asks(verdict.rule, given) if isinstance(one.llm, OpenedLLM) and one.llm.spec == spec]
+        return any(answer is None for one in passes for _, answer in one.llm.look(one.prompts, one.schema, one.tools, one.labels))
     except ProviderError:  # it has no address
         return True
     except DdmakeError:

@@ -1,4 +1,4 @@
-"""Counting what a rule would ask: its inputs are opened to be looked at, its prompts rendered, its calls looked up."""
+"""Counting what a rule would ask: its inputs are opened to be looked at, its prompts rendered, its calls and texts looked up."""
 
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import closing
@@ -16,7 +16,8 @@ from ddmake.calls.model import Manner, OpenedLLM
 from ddmake.ddfile.asking import Asking
 from ddmake.ddfile.target import Source, View
 from ddmake.ddfile.workflow import Workflow
-from ddmake.engine.asked import accepted, asks
+from ddmake.engine import embedded
+from ddmake.engine.asked import accepted, asks, embeds
 from ddmake.engine.estimate import Estimate
 from ddmake.engine.opening import Opener, Way
 from ddmake.engine.verdicts import Verdict
@@ -32,7 +33,12 @@ class Looker(Opener):
 
     def __init__(self, flow: Workflow, store: Store, verdict: Verdict):
         super().__init__(flow, store, verdict.rule, lambda done, total, note: None, Way(Manner(verdict.epoch)), look_only=True)
-        self.share = 1.0
+        self.shares: dict[int, float] = {}  # by the id of what was opened
+
+    @property
+    def share(self) -> float:
+        """Return the smallest of the shares."""
+        return min(self.shares.values(), default=1.0)
 
     def open(self, value: Any) -> Any:
         """Return a value with everything in it opened."""
@@ -43,7 +49,7 @@ class Looker(Opener):
         if whole is None:
             whole = self._by_datasets(source, steps)
         part = sampled.sample(whole)
-        self.share = min(self.share, len(part) / max(1, len(whole)))
+        self.shares[id(part)] = len(part) / len(whole) if len(whole) else 1.0
         return part
 
     def stored(self, value: Any) -> None:
@@ -91,12 +97,16 @@ def count(flow: Workflow, store: Store, verdict: Verdict, seen: set[bytes], retr
     rule, before = verdict.rule, _before(store, verdict.rule.label)
     again = Again(accepted(rule), _refused(store, before)) if retry else None
     with closing(Looker(flow, store, verdict)) as opener:
-        passes = list(asks(rule, opener.given()))
+        given = opener.given()
+        passes = list(asks(rule, given))
         used = before.record["usage"] if before is not None else {}
         found = [_estimate(_tally(asking, seen, again), opener.share, used) for asking in passes
                  if isinstance(asking.llm, OpenedLLM)]
+        told = len(found) == len(passes)
+        found += [embedded.estimate(store, rule.label, one, opener.shares.get(id(one.rows), 1.0), seen)
+                  for one in embeds(rule, given)]
     local = all(one.local for one in found)
-    if len(found) < len(passes):  # a local model that would have to be loaded first
+    if not told:  # a local model that would have to be loaded first
         return replace(_sum(found), requests=None, send=None, local=local)
     return replace(_sum(found), local=local)
 
@@ -105,10 +115,14 @@ def known(flow: Workflow, store: Store, verdict: Verdict) -> tuple[int, int]:
     """Return how many of a rule's requests are answered, and how many there are. Raises whatever its recipe does."""
     answered = requests = 0
     with closing(Looker(flow, store, verdict)) as opener:
-        for asking in asks(verdict.rule, opener.given()):
+        given = opener.given()
+        for asking in asks(verdict.rule, given):
             if isinstance(asking.llm, OpenedLLM):
-                for _, answer in asking.llm.look(asking.prompts, asking.schema, asking.tools):
+                for _, answer in asking.llm.look(asking.prompts, asking.schema, asking.tools, asking.labels):
                     answered, requests = answered + (answer is not None), requests + 1
+        for one in embeds(verdict.rule, given):
+            for _, _, there in one.embedder.look(one.texts):
+                answered, requests = answered + there, requests + 1
     return round(answered / opener.share), round(requests / opener.share)
 
 
@@ -128,7 +142,7 @@ def _tally(asking: Asking, seen: set[bytes], again: Again | None) -> Tally:
     """Look up each request of a pass, and count those that would be sent."""
     llm, tally = asking.llm, Tally(asking.llm)
     open_ones = _in_batches(llm)
-    for number, (request, answer) in enumerate(llm.look(asking.prompts, asking.schema, asking.tools)):
+    for number, (request, answer) in enumerate(llm.look(asking.prompts, asking.schema, asking.tools, asking.labels)):
         tally.requests += 1
         if answer is not None and not (again and again.wanted(llm.payer.llm, number, request, answer)):
             continue

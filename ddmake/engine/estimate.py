@@ -7,10 +7,10 @@ would be sent, tokens out from what the rule used before; what nobody can know s
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 
-from ddmake.backends.providers import missing_key
+from ddmake.backends.providers import is_remote
 from ddmake.ddfile.binding import leaves
 from ddmake.ddfile.rule import Rule
-from ddmake.ddfile.specs import LLM
+from ddmake.ddfile.specs import LLM, Embedder
 from ddmake.ddfile.workflow import Workflow
 from ddmake.engine.verdicts import Plan, Verdict
 from ddmake.errors import DdfileError, ProviderError
@@ -40,25 +40,29 @@ class Estimate:
 
 
 def estimates(flow: Workflow, store: Store, plan: Plan, retried: Container[Rule] = ()) -> dict[Rule, Estimate]:
-    """Return what the rules to be made would ask, for each that asks an llm; those `retried` send their failed rows again.
+    """Return what the rules to be made would ask, for each that asks an llm, or an embedder over a network.
 
-    Raises DdfileError for a prompt that can't be rendered, and for a service without an address.
+    Those `retried` send their failed rows again. Raises DdfileError for a prompt that can't be rendered, and for a
+    service without an address.
     """
     seen: set[bytes] = set()  # keys that would be sent, whichever rule comes first
-    return {verdict.rule: _estimate(flow, store, verdict, llms, seen, verdict.rule in retried) for verdict in plan.verdicts
-            if verdict.word in ("make", "maybe") and (llms := _llms(verdict.rule))}
+    return {verdict.rule: _estimate(flow, store, verdict, models, seen, verdict.rule in retried) for verdict in plan.verdicts
+            if verdict.word in ("make", "maybe") and (models := _models(verdict.rule))}
 
 
-def _llms(rule: Rule) -> list[LLM]:
+def _models(rule: Rule) -> list[LLM | Embedder]:
     given = [*rule.inputs.values(), *rule.arguments.values()] if rule.names_models else []
-    return [leaf for leaf in leaves(given) if isinstance(leaf, LLM)]
+    return [leaf for leaf in leaves(given) if isinstance(leaf, LLM) or isinstance(leaf, Embedder) and is_remote(leaf)]
 
 
-def _estimate(flow: Workflow, store: Store, verdict: Verdict, llms: Sequence[LLM], seen: set[bytes], retry: bool) -> Estimate:
+def _estimate(flow: Workflow, store: Store, verdict: Verdict, models: Sequence[LLM | Embedder], seen: set[bytes],
+              retry: bool) -> Estimate:
     from ddmake.calls import prices  # a project at rest needn't load what counts, nor what it counts with
+    from ddmake.engine.asked import lacking
 
-    missing = next(filter(None, map(missing_key, llms)), None)
-    unknown = Estimate(local=all(prices.price_of(llm) == prices.LOCAL for llm in llms), missing=missing)
+    missing = next(filter(None, map(lacking, models)), None)
+    local = all(isinstance(model, LLM) and prices.price_of(model) == prices.LOCAL for model in models)
+    unknown = Estimate(local=local, missing=missing)
     if verdict.word != "make" or verdict.rule.recipe.asks is None:
         return unknown
     from ddmake.engine.counting import count

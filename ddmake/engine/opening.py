@@ -44,7 +44,8 @@ class Way:
 class Opener:
     """Opens the inputs and arguments of one job, and keeps count of what its llms are asked.
 
-    To `look_only` is to open llms for what is known of them: one whose files aren't there to tell stays a spec then.
+    To `look_only` is to open llms for what is known of them: one whose files aren't there to tell stays a spec then, and so does
+    an embedder that runs here.
     """
 
     def __init__(self, flow: Workflow, store: Store, rule: Rule, tell: Callable[[int, int, str], None], way: Way = Way(),
@@ -108,7 +109,7 @@ class Opener:
         if isinstance(value, LLM):
             return self._llm(value)
         if isinstance(value, Embedder):
-            return value if self.look_only else self._embedder(value)
+            return self._embedder(value) if is_remote(value) or not self.look_only else value
         if isinstance(value, dict):
             return {key: self.open(item) for key, item in value.items()}
         if isinstance(value, list):
