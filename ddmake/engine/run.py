@@ -190,8 +190,9 @@ class Run:
         command = [*self._command, f"./{rule.label}", "--key", str(verdict.key), "--result", str(result),
                    *(["--force"] if rule in self.planner.forced else []), *(["--retry"] if rule in self.planner.retried else []),
                    *(["--caller", self.caller] if self.caller else [])]
-        log = self.store.folder / "logs" / rule.label / f"{time.strftime('%Y%m%d-%H%M%S')}-{str(verdict.key)[:8]}.log"
         making = verdict.word == "make"
+        what = str(verdict.key)[:8] + ("" if making else f"-{verdict.word}")  # what made a result is told from what put it back
+        log = self.store.folder / "logs" / rule.label / f"{time.strftime('%Y%m%d-%H%M%S')}-{what}.log"
         return Task(name, command, self.flow.root, log, result, _needs(verdict), _threads(rule.options.cpus or self.threads),
                     local_models(rule) if making else frozenset(), alone=making and rule.recipe.kind == "train")
 
