@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import time
 
+import psutil
 import pytest
 
 from ddmake.calls.cache import Calls
@@ -130,3 +131,34 @@ def test_who_is_swept_before_it_is_locked_signs_on_again(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", late)
     claims = Claims(Calls(tmp_path))
     assert swept and other._alive(claims.owner)
+
+
+@pytest.mark.parametrize("service", [6.0], indirect=True)
+def test_who_waits_for_anothers_requests_sends_them_when_that_one_dies(project, service):
+    """Two heads ask the same; the first is killed with its caller while its requests are in flight."""
+    project.ddfile(f"""
+        cfg = config(column="said")
+
+        @step("rows")
+        def rows():
+            yield from ({{"x": f"word {{i}}"}} for i in range(6))
+
+        transform("said", rows, llm=llm("openai/toy", base_url="{service.url}"), column=cfg.column, prompt="Say {{{{ x }}}}")
+    """)
+    first = project.command("--into", "a")
+    while service.counts()["requests"] < 6:
+        assert first.poll() is None, first.stdout.read()
+        time.sleep(0.02)
+    second = project.command("--into", "b", "column=told")
+    while len(list((project.root / ".ddmake/callers").iterdir())) < 2:
+        assert second.poll() is None, second.stdout.read()
+        time.sleep(0.02)
+    time.sleep(0.5)
+    assert service.counts()["requests"] == 6, "the second waits"
+    for process in [*psutil.Process(first.pid).children(recursive=True), psutil.Process(first.pid)]:
+        process.kill()
+    first.wait()
+    output = second.communicate(timeout=30)[0]
+    assert second.returncode == 0, output
+    assert [row["told"] for row in project.rows("b/said")] == [f"SAY WORD {i}" for i in range(6)]
+    assert service.counts()["requests"] == 12, "what was in flight at the kill, once more"

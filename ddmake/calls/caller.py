@@ -109,8 +109,8 @@ class Caller:
         elif "pass" in told:
             try:
                 self._begin(line, told)
-            except DdmakeError as error:
-                line.say({"problem": told["pass"], "kind": type(error).__name__, "told": str(error)})
+            except Exception as error:  # whatever it is, who begins a pass would wait for its answers for ever
+                line.say(_problem(told["pass"], error))
         elif told.get("last") in line.passes and line.passes[told["last"]].spec.batch:
             await self._batches(line.passes[told["last"]]).flush()
         elif "end" in told and told["end"] in line.passes:
@@ -289,10 +289,8 @@ class Caller:
         call.waiting = []
 
     def _end_pass(self, pass_: Pass, error: Exception) -> None:
-        kind = "ProviderError" if isinstance(error, (ProviderError, OverBudget)) else "DdmakeError"
-        told = str(error) if isinstance(error, DdmakeError) else f"{type(error).__name__}: {error}"
         if not pass_.over:
-            pass_.line.say({"problem": pass_.number, "kind": kind, "told": told})
+            pass_.line.say(_problem(pass_.number, error))
             self._stop(pass_)
 
     def _stop(self, pass_: Pass) -> None:
@@ -342,6 +340,13 @@ class Caller:
                 print(json.dumps(told), flush=True)
             except OSError:  # nobody reads it any more
                 pass
+
+
+def _problem(number: int, error: Exception) -> dict[str, Any]:
+    """Return what is told of an error that ends a pass."""
+    kind = "ProviderError" if isinstance(error, (ProviderError, OverBudget)) else "DdmakeError"
+    told = str(error) if isinstance(error, DdmakeError) else f"{type(error).__name__}: {error}"
+    return {"problem": number, "kind": kind, "told": told}
 
 
 async def _end_of_input(loop: asyncio.AbstractEventLoop) -> None:
