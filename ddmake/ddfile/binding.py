@@ -15,7 +15,7 @@ from ddmake.ddfile.shape import PLAIN, RESERVED, Shape, Take
 from ddmake.ddfile.specs import MODELS, named_parts
 from ddmake.ddfile.structure import json_schema
 from ddmake.ddfile.target import ROW_FILES, ModelName, Source, Target, View, suffix
-from ddmake.ddfile.template import Template
+from ddmake.ddfile.template import FILE, Template, template
 from ddmake.errors import DdfileError, did_you_mean
 
 if TYPE_CHECKING:
@@ -152,13 +152,19 @@ class Binder:
         bound = dict(shape.defaults)
         for take in shape.bound_anew:
             if take.name not in given:
-                bound[take.name] = self._argument(take.default, take)
+                bound[take.name] = self._default(take)
         for name, value in given.items():
             take = shape.arguments[name]
             if type(value) is not take.annotation:
                 take.check(shape.recipe, value)
             bound[name] = value if type(value) in PLAIN and not take.named else self._argument(value, take)
         return bound
+
+    def _default(self, take: Take) -> Any:
+        """Return what a parameter is by default: of a prompt, a string may be a template's file."""
+        if take.prompt and isinstance(take.default, str) and FILE.fullmatch(take.default):
+            return template(take.default).told(self.wildcards)
+        return self._argument(take.default, take)
 
     def _many(self, value: Any, take: Take) -> Any:
         """Return a list or dict of inputs; one of many sources is bound once for all rules that are given its like."""
