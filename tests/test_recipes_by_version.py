@@ -40,10 +40,10 @@ def package(tmp_path):
 
 
 EDITS = {  # name: (file, old, new, the recipes whose code changes)
-    "recipe": ("rules/data.py", "if line.strip():", "if line:", {"jsonl"}),
-    "helper": ("rules/data.py", "row = json.loads(line)", "row = dict(json.loads(line))", {"jsonl"}),
+    "recipe": ("rules/sources.py", "if line.strip())", "if line)", {"jsonl"}),
+    "helper": ("rules/reading.py", "found = json.loads(line)", "found = dict(json.loads(line))", {"jsonl"}),
     "shared helper": ("rules/answering.py", "self.usable += fine.count(True)", "self.usable += 1", {"generate", "transform"}),
-    "comment": ("rules/data.py", "if line.strip():", "if line.strip():  # not blank", set()),
+    "comment": ("rules/sources.py", "found = reading.files(file, \"jsonl\")", "found = reading.files(file, \"jsonl\")  # one or more", set()),
     "docstring": ("rules/prompting.py", "Ask an llm about each row", "Ask it about each row", set()),
     "trainer that the body imports": ("trainers/causal.py", "max_length=None", "max_length=9", {"finetune"}),
     "what trainers share": ("trainers/common.py", "def hush(", "def hush(*_, ", {"finetune"}),

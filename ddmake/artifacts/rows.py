@@ -1,4 +1,4 @@
-"""Rows, streamed: written in the format of `datasets`' save_to_disk, or to .jsonl, .csv and .parquet; read in batches."""
+"""Rows, streamed: written in the format of `datasets`' save_to_disk, or to .jsonl, .json, .csv and .parquet; read in batches."""
 
 import datetime
 import json
@@ -29,10 +29,14 @@ Store = Callable[[Iterable[pa.RecordBatch], pa.Schema, Path], None]  # writes ba
 
 @dataclass(frozen=True)
 class Batches:
-    """Rows that are Arrow's already, with what `datasets` says of their columns, by name, where Arrow's types don't tell all."""
+    """Rows that are Arrow's already, with what `datasets` says of their columns, by name, where Arrow's types don't tell all.
+
+    With a schema there may be no rows, and they are written as they come; without one, types are those that hold all.
+    """
 
     batches: Iterable[pa.RecordBatch]
     features: Mapping[str, Any] = field(default_factory=dict)
+    schema: pa.Schema | None = None
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         return iter(self.batches)
@@ -42,7 +46,7 @@ def write(rows: Iterable[dict[str, Any]] | Batches, to: Path) -> int:
     """Write rows at a path in the form that its suffix names, and return how many there were.
 
     Columns and types are those of all rows together; a value missing from a row is null.
-    Raises RecipeFailed for a row that isn't a dict, values that share no type, or no rows at all.
+    Raises RecipeFailed for a row that isn't a dict, values that share no type, or no rows where nothing tells the columns.
     """
     form = suffix(to)
     if form and form not in ROW_FILES:
@@ -52,6 +56,8 @@ def write(rows: Iterable[dict[str, Any]] | Batches, to: Path) -> int:
     store: Store = _FORMATS[form] if form else partial(_save_to_disk, features=features)
     source = iter(rows if isinstance(rows, Batches) else _batches(rows))
     try:
+        if isinstance(rows, Batches) and rows.schema is not None:
+            return _write_known(source, rows.schema, store, to)
         first, second = next(source, None), next(source, None)
         if first is None:
             raise RecipeFailed("it made no rows")
@@ -64,10 +70,21 @@ def write(rows: Iterable[dict[str, Any]] | Batches, to: Path) -> int:
 
 
 def read(dataset: "Dataset", columns: Sequence[str] | None = None, size: int = BATCH) -> Iterator[pa.RecordBatch]:
-    """Yield a Dataset's rows, or some columns of them, as they are stored: nothing is decoded, no row becomes Python's."""
+    """Yield a Dataset's rows, or some columns of them, as they are stored: nothing is decoded, no row becomes Python's.
+
+    Where there are no rows, a batch without any tells the columns.
+    """
     shown = dataset.with_format("arrow", columns=None if columns is None else list(columns))
+    if not len(dataset):
+        schema = shown[0:0].schema
+        yield pa.RecordBatch.from_arrays([pa.array([], kind) for kind in schema.types], names=schema.names)
     for start in range(0, len(dataset), size):
         yield from shown[start:start + size].combine_chunks().to_batches()
+
+
+def schema_of(dataset: "Dataset") -> pa.Schema:
+    """Return a Dataset's columns as they are stored."""
+    return dataset.with_format("arrow")[0:0].schema
 
 
 def write_dataset(dataset: "Dataset", to: Path) -> None:
@@ -95,6 +112,20 @@ def _plain(features: Any) -> bool:
     if isinstance(known, str) and known not in ("Value", "List", "LargeList", "Sequence", "ClassLabel"):
         return False
     return all(map(_plain, features.values()))
+
+
+def _write_known(batches: Iterable[pa.RecordBatch], schema: pa.Schema, store: Store, to: Path) -> int:
+    """Write batches of a schema as they come."""
+    count = 0
+
+    def counted() -> Iterator[pa.RecordBatch]:
+        nonlocal count
+        for batch in batches:
+            count += batch.num_rows
+            yield batch if batch.schema.equals(schema) else _cast(batch, schema)
+
+    store(counted(), schema, to)
+    return count
 
 
 def _write_many(batches: Iterable[pa.RecordBatch], store: Store, to: Path) -> int:
@@ -254,6 +285,8 @@ def _feature(kind: pa.DataType) -> Any:
     """Return a type as `datasets` names it in features."""
     if pa.types.is_struct(kind):
         return {kind.field(i).name: _feature(kind.field(i).type) for i in range(kind.num_fields)}
+    if pa.types.is_fixed_size_list(kind):
+        return {"feature": _feature(kind.value_type), "length": kind.list_size, "_type": "List"}
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return {"feature": _feature(kind.value_type), "_type": "List" if pa.types.is_list(kind) else "LargeList"}
     names = {"double": "float64", "float": "float32", "halffloat": "float16", "date32[day]": "date32", "date64[ms]": "date64"}
@@ -271,6 +304,17 @@ def _json(row: dict[str, Any]) -> str:
         return json.dumps(row, ensure_ascii=False, allow_nan=False, default=_written)
     except (ValueError, TypeError) as error:
         raise RecipeFailed(f"a row can't be written as JSON: {error}") from None
+
+
+def _json_list(batches: Iterable[pa.RecordBatch], schema: pa.Schema, to: Path) -> None:
+    """Write one list of objects, a row a line."""
+    with to.open("w", encoding="utf-8") as file:
+        before = "[\n"
+        for batch in batches:
+            for row in batch.to_pylist():
+                file.write(before + _json(row))
+                before = ",\n"
+        file.write(f"{'[' if before == '[' + chr(10) else chr(10)}]\n")
 
 
 def _written(value: Any) -> str:
@@ -296,4 +340,4 @@ def _parquet(batches: Iterable[pa.RecordBatch], schema: pa.Schema, to: Path) -> 
             writer.write_batch(batch)
 
 
-_FORMATS = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
+_FORMATS = {".jsonl": _jsonl, ".json": _json_list, ".csv": _csv, ".parquet": _parquet}

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ddmake.artifacts.views import Steps
+from ddmake.artifacts.views import Steps, check_step
 
 BATCH = 1000  # rows that are made Python's at once
 PLAIN = {"Value", "List", "LargeList", "ClassLabel"}  # features that pyarrow reads as `datasets` does
@@ -52,6 +52,7 @@ def rows_at(path: Path, steps: Steps) -> Stored | None:
     files = json.loads((path / "state.json").read_text(encoding="utf-8"))["_data_files"]
     table = pa.concat_tables([pa.ipc.open_stream(pa.memory_map(f"{path}/{file['filename']}")).read_all() for file in files])
     for verb, args in steps:  # mapped, and never copied
+        check_step(table.column_names, (verb, args), path.as_posix())
         table = _STEPS[verb](table, *args)
         if verb == "rename":
             features = {args[0].get(name, name): feature for name, feature in features.items()}
@@ -78,6 +79,7 @@ _STEPS: dict[str, Callable[..., pa.Table]] = {  # of views.py, those that neithe
     "take": lambda table, n: table.slice(0, n),
     "skip": lambda table, n: table.slice(min(n, table.num_rows)),
     "select": lambda table, *columns: table.select(list(columns)),
+    "remove": lambda table, *columns: table.drop_columns(list(columns)),
     "rename": lambda table, names: table.rename_columns([names.get(name, name) for name in table.column_names]),
     "shard": _shard,
 }

@@ -30,7 +30,7 @@ def table(path: Path) -> Table | None:
     """Return the table at a path: a dataset's folder or a file of rows; None where it is neither, or can't be read as such."""
     if path.is_dir():
         return _dataset(path) if (path / "state.json").exists() else None
-    read = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}.get(path.suffix.lower())
+    read = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}.get(path.suffix.lower())
     try:
         return read(path) if read is not None else None
     except (ValueError, pa.ArrowException):
@@ -82,6 +82,16 @@ def _jsonl(path: Path) -> Table:
     with path.open("rb") as file:
         count = sum(1 for line in file if line.strip())
     return Table(types, count, lambda start, most: islice(_lines(path), start, start + most))
+
+
+def _json(path: Path) -> Table:
+    """Read a list of objects, as rows are written to such a file."""
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError("no rows")
+    names = dict.fromkeys(name for row in rows for name in row)
+    types = {name: _type([row.get(name) for row in rows[:FIRST]]) for name in names}
+    return Table(types, len(rows), lambda start, most: iter(rows[start:start + most]))
 
 
 def _type(values: list[Any]) -> str:

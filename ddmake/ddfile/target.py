@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ddmake.ddfile.rule import Rule
 
 
-ROW_FILES = (".jsonl", ".csv", ".parquet")  # files that rows can be written to
+ROW_FILES = (".jsonl", ".json", ".csv", ".parquet")  # files that rows can be written to
 
 
 def suffix(path: str | PurePath) -> str:
@@ -40,6 +40,10 @@ class Viewable(ABC):
         """Keep these columns; what is read of the others counts for nothing."""
         return self._view("select", *columns)
 
+    def remove(self, *columns: str) -> "View":
+        """Leave out these columns; what is read of them counts for nothing."""
+        return self._view("remove", *columns)
+
     def rename(self, **columns: str) -> "View":
         """Rename columns: `.rename(old="new")`."""
         return self._view("rename", columns)
@@ -48,6 +52,22 @@ class Viewable(ABC):
     def shuffle(self, seed: int = 0) -> "View":
         """Put the rows in an order drawn from the seed."""
         return self._view("shuffle", seed)
+
+    @checked(".sort()")
+    def sort(self, column: str, reverse: bool = False) -> "View":
+        """Sort the rows by a column: the smallest first, or the largest; nulls last, and equal rows in the order they had."""
+        return self._view("sort", column, reverse)
+
+    def reverse(self) -> "View":
+        """Put the last row first."""
+        return self._view("reverse")
+
+    def pick(self, *numbers: int) -> "View":
+        """Keep the rows of these numbers, counted from 0, in this order."""
+        for number in numbers:
+            if type(number) is not int or number < 0:
+                raise DdfileError(f"{here()}: .pick() takes the numbers of rows, counted from 0, not {number!r}.")
+        return self._view("pick", *numbers)
 
     @checked(".shard()")
     def shard(self, i: int, of: int) -> "View":

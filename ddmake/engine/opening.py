@@ -1,5 +1,8 @@
 """Opening what a recipe is given: datasets, folders, models, llms."""
 
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,10 +14,10 @@ from ddmake.artifacts.digest import kind_of
 from ddmake.backends import local_model, open_backend
 from ddmake.backends.base import Answer, Backend
 from ddmake.backends.embedders import as_llm
-from ddmake.backends.hub import commit, configs, keep, snapshot
+from ddmake.backends.hub import commit, configs, file_of, keep, snapshot
 from ddmake.backends.models import adapter_base, is_adapter, weights_bytes
 from ddmake.backends.providers import is_remote
-from ddmake.backends.unopened import Unopened, identity_by_files
+from ddmake.backends.unopened import Unopened, finder, identity_by_files
 from ddmake.calls.cache import Calls, Payer
 from ddmake.calls.client import Line, Remote
 from ddmake.calls.model import Manner, OpenedLLM, Usage
@@ -25,6 +28,8 @@ from ddmake.ddfile.specs import LLM, Embedder
 from ddmake.ddfile.target import ModelName, Source, View
 from ddmake.ddfile.workflow import Workflow
 from ddmake.engine import hub
+from ddmake.engine.recipes import view_failed
+from ddmake.errors import DdfileError, placed
 from ddmake.store import Store
 from ddmake.store.failed import Failures
 
@@ -34,11 +39,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Way:
-    """How a job's llms are asked: in what manner, by the caller at which address; where failed rows are kept."""
+    """How a job's llms are asked: in what manner, by the caller at which address; where failed rows are kept, and views."""
 
     manner: Manner = Manner()
     caller: str | None = None
     failed: Path | None = None
+    scratch: Path | None = None  # where what views make of rows may lie for as long as the job runs
 
 
 class Opener:
@@ -55,6 +61,7 @@ class Opener:
         self.remarks: dict[str, dict[str, str]] = {}  # on llms, by name: what cards tell of them beside their usage
         self._calls: Calls | None = None
         self._line: Line | None = None
+        self._views: Path | None = None
         self._vectors: Vectors | None = None
         self._failures = Failures(way.failed) if way.failed is not None else None
         self._llms: list[OpenedLLM] = []
@@ -94,7 +101,10 @@ class Opener:
             return None
         from ddmake.artifacts.stored import rows_at
 
-        return rows_at(path, steps)
+        try:
+            return rows_at(path, steps)
+        except DdfileError as error:
+            raise placed(self.rule.place, error) from None
 
     def open(self, value: Any) -> Any:
         """Return a value with everything in it opened; paths are relative to the Ddfile's folder."""
@@ -103,7 +113,7 @@ class Opener:
         if isinstance(value, Source):
             return self._source(value)
         if isinstance(value, View):
-            return views.apply(self._source(value.of), value.steps)
+            return self.view(value.of, value.steps)
         if isinstance(value, ModelName):
             return self._model(value)
         if isinstance(value, LLM):
@@ -116,15 +126,37 @@ class Opener:
             return [self.open(item) for item in value]
         return value
 
+    def view(self, source: Source, steps: views.Steps) -> Any:
+        """Return a dataset seen through a view's steps."""
+        rows = self._source(source)
+        if isinstance(rows, Path):
+            raise DdfileError(f"{self.rule.place}: .{steps[0][0]}(): {source.path} holds no rows, and views are of datasets.")
+        try:
+            return views.apply(rows, steps, source.path, self._new_file)
+        except DdfileError as error:
+            raise placed(self.rule.place, error) from None
+        except Exception as error:  # of the user's own functions
+            raise view_failed(self.rule, source.path, rows, error) from error
+
+    def _new_file(self) -> Path:
+        """Return where what a view makes of rows can lie while they are read: in the job's scratch folder, with which it goes."""
+        if self._views is None:
+            scratch = self.store.folder / "scratch" if self.way.scratch is None else self.way.scratch
+            scratch.mkdir(parents=True, exist_ok=True)
+            self._views = Path(tempfile.mkdtemp(prefix="views-", dir=scratch))
+        return self._views / f"{len(os.listdir(self._views))}.arrow"
+
     def close(self) -> None:
-        """Commit the calls that came, and let go of models and of the caller."""
+        """Commit the calls that came, and let go of models, of the caller and of what views wrote."""
         for llm in self._llms:
-            if why := getattr(llm.backend, "roughness", None):
-                self.remarks[llm.payer.llm] = {"rough": why}
+            if llm.rough is not None:
+                self.remarks[llm.payer.llm] = {"rough": llm.rough}
             llm.backend.close()
         for opened in (self._line, self._calls, self._failures, self._vectors):
             if opened is not None:
                 opened.close()
+        if self._views is not None:
+            shutil.rmtree(self._views, ignore_errors=True)
 
     def _source(self, source: Source) -> Any:
         path = Path(source.path)
@@ -197,7 +229,8 @@ class Opener:
         if is_adapter(model):
             spec = replace(spec, revision=self._revision_under(model))
         told = identity_by_files(spec, model, adapter, separator, self._on_hub, self.store.files.sha)
-        return told and Unopened(told, lambda: open_backend(spec, model, adapter, separator))
+        file = finder(model, spec.revision, self._file_on_hub)
+        return told and Unopened(told, lambda: open_backend(spec, model, adapter, separator), file)
 
     def _adapter_alone(self, name: HubName) -> Path | None:
         """Return the folder of a model on the Hub that is an adapter alone; None for any other, and where it isn't known yet."""
@@ -220,6 +253,10 @@ class Opener:
         """Return the commit of a model on the Hub, and where its configs lie."""
         found = HubName("model", name, revision or MAIN)
         return commit(self.flow.root, found), configs(self.flow.root, found, fetch=not self.look_only)
+
+    def _file_on_hub(self, name: str, revision: str | None, file: str) -> Path | None:
+        """Return where a file of a model on the Hub lies; None for one that it hasn't."""
+        return file_of(self.flow.root, HubName("model", name, revision or MAIN), file, fetch=not self.look_only)
 
     def _cached(self, spec: LLM | Embedder) -> bool:
         return spec.cache is not False and self.rule.options.cache is not False
