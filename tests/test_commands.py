@@ -140,6 +140,24 @@ def test_why_follows_staleness_up_to_its_cause(flow):
     assert one["changes"] == [{"what": "LIMIT", "told": "3 -> 2", "diff": []}]
 
 
+def test_why_of_what_is_behind_another_tells_what_changed_there_too(flow):
+    edit(flow, "Ddfile", "LIMIT = 3", "LIMIT = 2")
+    assert "itself" not in flow.make("why", "data/asked").output and told(flow, "why", "data/asked")[0]["own"] == []
+    edit(flow, "templates/ask.j2", "nicely", "kindly")
+    lines = [squeezed(line) for line in flow.make("why", "data/asked").output.splitlines()]
+    assert lines[:4] == ["maybe data/asked: behind data/a", "make data/a: LIMIT 3 -> 2", "", "LIMIT: 3 -> 2"]
+    assert lines[lines.index("data/asked itself:") + 1:][:2] == ["", "template ask.j2"] and "+kindly." in lines
+    (one,) = told(flow, "why", "data/asked")
+    assert [change["what"] for change in one["own"]] == ["template ask.j2"] and [change["what"] for change in one["changes"]] == ["LIMIT"]
+
+
+def test_why_names_a_new_input_that_is_not_made_yet(flow):
+    edit(flow, "Ddfile", '''transform("data/asked", a,''', '''transform("data/asked", csv("data/new", "new.csv"),''')
+    (flow.root / "new.csv").write_text("x\n1\n")
+    (change,) = told(flow, "why", "data/asked")[0]["own"]
+    assert change["what"] == "input rows" and change["told"].endswith(" -> data/new, not made yet")
+
+
 def test_why_tells_rows_and_columns_of_an_input_that_is_made_anew(flow):
     edit(flow, "Ddfile", '"n": 1}', '"m": 1}')
     (flow.root / "in.jsonl").write_text('{"x": "One"}\n')

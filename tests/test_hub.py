@@ -2,12 +2,16 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 from conftest import Project, Result
 from fake_hub import GATED, FakeHub
 
 from ddmake import toys
+from ddmake.ddfile import lock
+from ddmake.ddfile.lock import HubName, Pin
 
 DDFILE = """\
     from ddmake.ddfile.inputs import Model
@@ -315,8 +319,122 @@ def test_names_out_of_use_stay_locked(place):
     assert [line.split("@")[0] for line in place.lock.read_text().splitlines()[-2:]] == ['"org/a', '"org/b']
 
 
-def test_the_base_of_an_adapter_on_the_hub_is_pinned(place):
-    """The adapter names no commit; what it was put on first, it is put on later."""
+ADAPTED = """\
+    from ddmake.ddfile.inputs import Model
+
+    cfg = config(revision="main")
+
+    @step("seen", model="org/adapter", revision=cfg.revision)
+    def seen(*, model: Model, revision: str):
+        yield {"files": sorted(file.name for file in model.iterdir())}
+"""
+
+
+def push_adapter(place, base, **more):
+    """Push an adapter that is put on a base."""
+    config = json.dumps({"base_model_name_or_path": base, **more}).encode()
+    return place.hub.push("models/org/adapter", {"adapter_config.json": config, "adapter_model.safetensors": b"w"})
+
+
+def locked(place):
+    """Return what the lock says of models."""
+    return {str(name): str(pin) for name, pin in lock.read(place.project.root).items()}
+
+
+def test_an_adapter_by_itself_counts_with_its_base(place):
+    """The adapter names a branch, which moves; the lock alone tells that there is a base, the cache need not."""
+    base, adapter = place.hub.push("models/org/tiny", CONFIG), push_adapter(place, "org/tiny")
+    place.project.ddfile(ADAPTED)
+    place.make()
+    assert locked(place) == {"org/adapter@main": f"{adapter} on org/tiny@main", "org/tiny@main": base}
+    place.asked()
+    moved = place.hub.push("models/org/tiny", {**CONFIG, "config.json": b"[]"})
+    assert place.make("-n", "-v").verdicts() == {"seen": "fresh"} and place.asked() == []
+    shutil.rmtree(place.cache)
+    assert place.make("-n", "-v", offline=True).verdicts() == {"seen": "fresh"}
+    dry = place.make("-n", "--update-hub")
+    assert dry.output.startswith(f"org/tiny@main: {base[:7]} -> {moved[:7]}\n")
+    assert dry.why("seen") == f"org/tiny@main {base[:16]} -> {moved[:16]}"
+    place.make("--update-hub")
+    assert locked(place)["org/tiny@main"] == moved
+
+
+def test_an_adapter_that_moves_may_name_another_base(place):
+    first, other = place.hub.push("models/org/tiny", CONFIG), place.hub.push("models/org/other", CONFIG)
+    adapter = push_adapter(place, "org/tiny")
+    place.project.ddfile(ADAPTED)
+    place.make()
+    moved = push_adapter(place, "org/other", revision="main")
+    told = place.make("--update-hub").output.splitlines()
+    assert told[:2] == [f"org/adapter@main: {adapter[:7]} -> {moved[:7]}", f"org/other@main: {other[:7]}"]
+    assert locked(place) == {"org/adapter@main": f"{moved} on org/other@main", "org/other@main": other, "org/tiny@main": first}
+
+
+@pytest.mark.parametrize("kept", (True, False), ids=("cached", "not cached"))
+def test_the_base_of_an_adapter_at_a_whole_commit_is_pinned_too(place, kept):
+    base, adapter = place.hub.push("models/org/tiny", CONFIG), push_adapter(place, "org/tiny")
+    place.project.ddfile(ADAPTED)
+    place.make(f"revision={adapter}")
+    assert locked(place) == {f"org/adapter@{adapter}": f"{adapter} on org/tiny@main", "org/tiny@main": base}
+    place.lock.unlink()
+    if not kept:
+        shutil.rmtree(place.cache)
+    place.asked()
+    assert place.make("-n", "-v", f"revision={adapter}").verdicts() == {"seen": "fresh"}
+    assert any("org/adapter" in line for line in place.asked()) is not kept
+    told = place.make("-n", "--update-hub", f"revision={adapter}").output
+    assert told.startswith(f"org/tiny@main: {base[:7]}\n")
+
+
+def test_a_base_that_stays_put_is_no_name_to_look_up(place):
+    base = place.hub.push("models/org/tiny", CONFIG)
+    for more in ({"base": "org/tiny", "revision": base}, {"base": "tiny-base"}):
+        adapter = push_adapter(place, **more)
+        place.project.ddfile(ADAPTED)
+        place.make("--update-hub")
+        assert locked(place) == {"org/adapter@main": adapter}
+
+
+def test_the_base_of_an_adapter_in_a_folder_is_moved_too(place):
+    base = place.hub.push("models/org/tiny", CONFIG)
+    place.project.write("tuned/adapter_config.json", '{"base_model_name_or_path": "org/tiny"}')
+    place.project.write("tuned/adapter_model.safetensors", "w")
+    place.project.ddfile(ADAPTED.replace('"org/adapter", revision=cfg.revision', '"./tuned", revision="main"'))
+    place.make()
+    assert locked(place) == {"org/tiny@main": base}
+    moved = place.hub.push("models/org/tiny", {**CONFIG, "config.json": b"[]"})
+    assert place.make("-n", "--update-hub").why("seen") == f"org/tiny@main {base[:16]} -> {moved[:16]}"
+
+
+def test_an_adapter_on_a_named_model_is_moved_and_its_own_base_is_not_asked_for(place):
+    place.hub.push("models/org/tiny", CONFIG)
+    adapter = push_adapter(place, "org/none")
+    place.project.ddfile('generate("g", llm=llm("hf/org/tiny", adapter="org/adapter"), prompt="x", n=1)')
+    lock.write(place.project.root, {HubName("model", "org/adapter"): Pin("a" * 40)})
+    told = place.make("-n", "--update-hub").output.splitlines()
+    assert told[0] == f"org/adapter@main: {'a' * 7} -> {adapter[:7]}" and told[1].startswith("org/tiny@main: ")
+
+
+def test_a_base_that_is_not_there(place):
+    push_adapter(place, "org/none")
+    place.project.ddfile('generate("g", llm=llm("hf/org/adapter"), prompt="x", n=1)')
+    result = place.run("-n")
+    assert result.code == 2 and result.output.startswith("Ddfile:3: g: the model 'org/none' isn't on the Hub")
+
+
+def test_processes_that_write_the_lock_at_once_lose_nothing(tmp_path):
+    script = ("import sys\nfrom pathlib import Path\nfrom ddmake.ddfile import lock\nsys.stdin.readline()\n"
+              "for n in range(40): lock.write(Path('.'), {lock.HubName('model', f'org/{sys.argv[1]}{n}'): lock.Pin('a' * 40)})")
+    writers = [subprocess.Popen([sys.executable, "-c", script, name], cwd=tmp_path, stdin=subprocess.PIPE, text=True) for name in "xy"]
+    for writer in writers:
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    assert [writer.wait(60) for writer in writers] == [0, 0]
+    assert len(lock.read(tmp_path)) == 80
+
+
+def test_an_adapter_by_itself_answers_on_the_base_that_is_locked(place):
+    """What it was put on first, it is put on later."""
     from peft import LoraConfig, get_peft_model
 
     from ddmake.backends.loading import load_model
@@ -329,14 +447,21 @@ def test_the_base_of_an_adapter_on_the_hub_is_pinned(place):
     ask = 'generate("said%d", llm=llm("hf/org/adapter", temperature=0, max_tokens=4), prompt="x%d", n=1, accept={"length"})\n'
     place.project.ddfile(ask % (1, 1))
     place.make()
-    assert f'"org/tiny@main" = "{first}"' in place.lock.read_text()
+    assert locked(place)["org/tiny@main"] == first
     place.hub.push_folder("models/org/tiny", toys.folder("tiny"))
-    place.project.ddfile(ask % (1, 1) + ask % (2, 2))
+    loads = """
+@step("loaded", model="org/adapter")
+def loaded(*, model: Model):
+    from ddmake.backends.loading import load_model, load_tokenizer
+    yield {"layers": len(load_model(model).model.layers), "words": len(load_tokenizer(model))}
+"""
+    place.project.ddfile("from ddmake.ddfile.inputs import Model\n" + ask % (1, 1) + ask % (2, 2) + loads)
     place.asked()
     place.make()
     assert not any("/resolve/" in line and f"/resolve/{first}/" not in line for line in place.asked() if "org/tiny" in line)
     again = place.make("-n", "--force", "said1", "--only", offline=True)
     assert again.output.splitlines()[-2].split()[:4] == ["make", "said1", "0", "1"]
+    assert place.make("-n", "--update-hub").verdicts() == {"said1": "make", "said2": "make", "loaded": "make"}
 
 
 def test_a_tuned_model_names_its_base_by_name_and_commit(place):

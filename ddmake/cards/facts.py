@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from ddmake.cards import models
 from ddmake.cards.models import UNKNOWN, Known
+from ddmake.fingerprint.values import dicts
 from ddmake.store.traces import Trace
 
 SECRET = re.compile(r"api_?key|secret|passw|credential|authorization|(access|auth|bearer)_?token", re.IGNORECASE)
@@ -195,7 +196,7 @@ def _only_watched(given: Mapping[str, Any], made_by: Trace, made_of: Mapping[str
     digest = next((out["digest"] for out in made_by.outputs.values() if out["digest"]["sha"] == given["digest"]), {})
     if digest.get("kind") != "dataset":
         return False
-    datasets = [part for _, value in _parameters(made_of) for part in _dicts(value) if part.get("kind") == "dataset"]
+    datasets = [part for _, value in _parameters(made_of) for part in dicts(value) if part.get("kind") == "dataset"]
     return not any(part["rows"] == digest["rows"] and part["columns"].items() <= digest["columns"].items() for part in datasets)
 
 
@@ -216,7 +217,7 @@ def _methods(made_of: Mapping[str, Any]) -> list[str]:
 def _prompts(made_of: Mapping[str, Any]) -> Iterator[Facts]:
     """Yield the texts of all templates, by the parameter that they stand in."""
     for name, value in _parameters(made_of):
-        for part in _dicts(value):
+        for part in dicts(value):
             if isinstance(part.get("template"), dict):
                 for file, text in part["template"].items():
                     yield {"argument": name, "template": file or "inline", "text": text}
@@ -258,7 +259,7 @@ def _open(pairs: Iterable[Any]) -> Facts:
 
 def _llms(made_of: Mapping[str, Any]) -> Iterator[Facts]:
     for _, value in _parameters(made_of):
-        for part in _dicts(value):
+        for part in dicts(value):
             if isinstance(part.get("llm"), dict) and "name" in part["llm"]:
                 yield part["llm"]
             if isinstance(part.get("embedder"), dict) and "name" in part["embedder"]:
@@ -267,24 +268,13 @@ def _llms(made_of: Mapping[str, Any]) -> Iterator[Facts]:
 
 def _kinds(made_of: Mapping[str, Any]) -> dict[str, str]:
     """Return the kinds of the inputs that are no datasets, by digest."""
-    parts = (part for _, value in _parameters(made_of) for part in _dicts(value))
+    parts = (part for _, value in _parameters(made_of) for part in dicts(value))
     return {part["sha"]: part["kind"] for part in parts if isinstance(part.get("sha"), str) and isinstance(part.get("kind"), str)}
 
 
 def _parameters(made_of: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for place in ("inputs", "arguments"):
         yield from made_of.get(place, {}).items()
-
-
-def _dicts(value: Any) -> Iterator[dict[str, Any]]:
-    """Yield all dicts in a value, from outside in and in order."""
-    waiting = [value]
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, dict):
-            yield part
-        if isinstance(part, (dict, list)):
-            waiting.extend(reversed(list(part.values() if isinstance(part, dict) else part)))
 
 
 def _unique(items: list[T]) -> list[T]:

@@ -1,7 +1,6 @@
 """`ddmake`: make by default, commands by name."""
 
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -9,9 +8,10 @@ from typing import Any, NoReturn
 import click
 
 from ddmake import __version__
+from ddmake.cli.jobs import job, worker
+from ddmake.cli.options import config_option, file_option, into_option, last_option, quiet_exit, split_words, words_argument
 from ddmake.errors import DdfileError, DdmakeError
 
-KNOB = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)=(.*)", re.DOTALL)
 # options whose next word is their value
 WITH_VALUE = ("-f", "--file", "-j", "--jobs", "--executor", "--to", "--until", "--into", "--config",
               "--format", "-o", "--output", "--result", "--older-than", "--max-size", "--row", "--rule", "--model", "--since",
@@ -91,51 +91,12 @@ def _first_word(args: list[str]) -> int | None:
     return None
 
 
-def split_words(words: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
-    """Part targets from knobs (`n=10`). Raises DdfileError for a knob that is given twice."""
-    targets, knobs = [], {}
-    for word in words:
-        found = KNOB.fullmatch(word)
-        if word.startswith("=") or word.endswith("=") and found is None:
-            raise DdfileError("A knob is written without spaces: n=3.")
-        if found is None:
-            targets.append(word)
-        elif found[1] in knobs:
-            raise DdfileError(f"The knob {found[1]!r} is given twice.")
-        else:
-            knobs[found[1]] = found[2]
-    return targets, knobs
-
-
 def _one_of(**given: bool) -> Any:
     """Return the last flag that is given; raises DdfileError for two besides the first."""
     names = [name for name, value in given.items() if value]
     if len(names) > 2:
         raise DdfileError(f"--{names[1]} and --{names[2]} exclude each other.")
     return names[-1]
-
-
-def quiet_exit(code: int) -> NoReturn:
-    """End without waiting for threads or atexit hooks of libraries: all that counts is committed."""
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:  # closed before ddmake began
-            stream.flush()
-    sys.exit(code)
-
-
-file_option = click.option("-f", "--file", default="Ddfile", show_default=True, metavar="FILE", help="The Ddfile to use.")
-into_option = click.option("--into", metavar="FOLDER", help="Put all targets under a folder, such as trial/.")
-config_option = click.option("--config", metavar="FILE", help="Read knobs from a YAML file; those on the command line win.")
-last_option = click.option("--last", is_flag=True, help="Use the last run's knobs again, but for those that are given.")
-
-
-def _complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    from ddmake.cli import completion
-
-    return completion.words(ctx, incomplete)
-
-
-words_argument = click.argument("words", nargs=-1, metavar="[TARGET | KNOB=VALUE]...", shell_complete=_complete)
 
 
 @click.group(cls=Commands, subcommand_metavar="[COMMAND] [TARGET | KNOB=VALUE]...",
@@ -147,6 +108,10 @@ def main() -> None:
     `ddmake` makes what is missing or stale of everything a Ddfile declares; `ddmake -n` says what and why.
     Name targets to make only these, and turn knobs by `n=10`.
     """
+
+
+main.add_command(job)
+main.add_command(worker)
 
 
 @main.command(name=DEFAULT)
@@ -184,59 +149,6 @@ def make(file: str, words: tuple[str, ...], into: str | None, config: str | None
     edited = _one_of(tell=True, restore=restore, adopt=adopt)
     wishes = making.Wishes(only, until, force, resample, retry_failed, edited)
     quiet_exit(making.make(Path(file), targets, knobs, making.Asked(wishes=wishes, **asked)))
-
-
-@main.command(hidden=True)
-@file_option
-@click.option("--key", required=True)
-@click.option("--result", required=True, type=click.Path(path_type=Path))
-@click.option("--force", is_flag=True)
-@click.option("--retry", is_flag=True)
-@click.option("--caller")
-@click.option("--edited", default="tell")
-@into_option
-@config_option
-@words_argument
-def job(result: Path, **given: Any) -> None:
-    """Do one job of a run. ddmake calls this by itself."""
-    from ddmake.cli import worker as jobs
-
-    quiet_exit(jobs.work(_job(**given), result))
-
-
-@main.command(hidden=True)
-def worker() -> None:
-    """Do jobs as they come on standard input. ddmake calls this by itself."""
-    from ddmake.cli import worker as jobs
-
-    if sys.stdin.isatty():
-        raise DdfileError("ddmake starts its workers by itself; a target of that name is ./worker.")
-    jobs.serve(_read_job)
-
-
-def _read_job(args: list[str]) -> Any:
-    """Read the command line of `ddmake job`, as ddmake itself writes it: click would take longer than some jobs."""
-    options = {word: parameter for parameter in job.params for word in parameter.opts}
-    given = {"file": "Ddfile", "key": "", "force": False, "retry": False, "caller": None, "edited": "tell", "into": None,
-             "config": None}
-    words, rest = [], iter(args)
-    for arg in rest:
-        if arg not in options:
-            words.append(arg)
-        else:
-            given[options[arg].name] = True if options[arg].is_flag else next(rest)
-    del given["result"]
-    return _job(words=tuple(words), **given)
-
-
-def _job(file: str, words: tuple[str, ...], key: str, force: bool, retry: bool, caller: str | None, edited: str,
-         into: str | None, config: str | None) -> Any:
-    from ddmake.cli.given import given
-    from ddmake.cli.worker import Job
-    from ddmake.engine.job import Order
-
-    targets, typed = split_words(words)
-    return Job(Path(file), given(Path(file), typed, into, config), targets[0], Order(key, force, retry, caller, edited))
 
 
 @main.command()

@@ -19,6 +19,7 @@ from ddmake.cli.calling import dollars, paragraph
 from ddmake.cli.show import few
 from ddmake.cli.terminal import printable
 from ddmake.cli.turns import calls_of, text_of
+from ddmake.ddfile.asking import NotYet
 from ddmake.ddfile.load import load
 from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.workflow import Workflow
@@ -84,6 +85,8 @@ def _ask(flow: Workflow, store: Store, rule: Rule, epoch: int, most: int) -> tup
         return list(_answered(rule, opener.given(), most)), opener.usage
     except DdmakeError:
         raise
+    except NotYet as error:
+        raise DdfileError(f"{rule.place}: {rule.label}: {error}") from None
     except Exception as error:  # of the user's own functions
         raise RecipeFailed(f"{rule.place}: {rule.label}: {type(error).__name__}: {error}") from error
     finally:

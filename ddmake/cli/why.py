@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -15,8 +15,10 @@ from ddmake.cli.listing import what, when
 from ddmake.cli.show import duration, table
 from ddmake.ddfile.load import load
 from ddmake.ddfile.rule import Rule
+from ddmake.ddfile.target import Source
 from ddmake.ddfile.workflow import Workflow
 from ddmake.engine.changes import Change, changes
+from ddmake.engine.ingredients import Ingredients, Reader, narrowed
 from ddmake.engine.plan import Planner
 from ddmake.engine.verdicts import Verdict
 from ddmake.errors import DdfileError, DdmakeError
@@ -38,6 +40,7 @@ class Told:
     changes: list[Change]  # at the cause
     made: dict[str, Any]  # of what lies there, where it is fresh
     packages: list[str] = field(default_factory=list)  # whose versions aren't what they were
+    own: list[Change] = field(default_factory=list)  # at a target that is behind another, besides
 
 
 def why(file: Path, names: list[str], knobs: dict[str, str], as_json: bool) -> int:
@@ -64,7 +67,8 @@ def _tell(flow: Workflow, store: Store, planner: Planner, rule: Rule) -> Told:
     lying = _lying(store, cause.rule)
     found = _changes(store, planner, cause, lying)
     made = _made(lying) if verdict.word == "fresh" and lying else {}
-    return Told(rule.label, verdict.word, verdict.reason, path, found, made, _packages(cause.rule, lying))
+    own = _own_changes(flow, store, planner, rule) if verdict.word == "maybe" else []
+    return Told(rule.label, verdict.word, verdict.reason, path, found, made, _packages(cause.rule, lying), own)
 
 
 def _chain(flow: Workflow, planner: Planner, verdict: Verdict) -> list[Verdict]:
@@ -84,12 +88,31 @@ def _changes(store: Store, planner: Planner, verdict: Verdict, lying: Trace | No
     """Return what differs between what lies at a target and what would be made there now."""
     if verdict.ingredients is None or lying is None or verdict.word in ("fresh", "edited"):
         return []
-    texts = planner.reader.texts(verdict.ingredients)
+    return _differences(store, planner.reader, lying, verdict.ingredients)
+
+
+def _differences(store: Store, reader: Reader, lying: Trace, now: Ingredients) -> list[Change]:
+    texts = reader.texts(now)
     try:
         before = lying.record["ingredients"]
     except DdmakeError as error:
         return [Change("the record", str(error))]
-    return changes(before, verdict.ingredients, store.traces.text, texts.get)
+    return changes(before, now, store.traces.text, texts.get)
+
+
+def _own_changes(flow: Workflow, store: Store, planner: Planner, rule: Rule) -> list[Change]:
+    """Return what differs at a rule whatever its inputs turn out to be: those that aren't settled count as they lie."""
+    def identify(source: Source, columns: Container[str] | None) -> Any:
+        if source.target is None or planner.verdicts[source.target.rule].settled:
+            return planner.identify(source, columns)
+        placed = store.traces.at(source.path)
+        return narrowed(placed[0].outputs[placed[1]]["digest"], columns) if placed else f"{source.path}, not made yet"
+
+    lying = _lying(store, rule)
+    if lying is None:
+        return []
+    reader = Reader(flow, identify)
+    return _differences(store, reader, lying, reader.ingredients(rule, store.traces.epochs().get(rule.label, lying.epoch)))
 
 
 def _packages(rule: Rule, lying: Trace | None) -> list[str]:
@@ -140,11 +163,17 @@ def _lines(told: Told) -> list[str]:
     lines = [f"{told.target} is fresh." if told.verdict == "fresh" else f"{told.verdict} {told.target}: {told.why}"]
     lines += _shortened([f"  {one['verdict']} {one['target']}: {one['why']}" for one in told.path])
     lines += _of_made(told.made) if told.made else []
-    for change in told.changes:
-        lines += ["", f"{change.what}{': ' if change.told else ''}{change.told}", *(_coloured(line) for line in change.diff)]
+    lines += _of_changes(told.changes)
+    lines += ["", f"{told.target} itself:", *_of_changes(told.own)] if told.own else []
     if told.packages:
         lines += ["", "packages since it was made:", *(f"  {line}" for line in told.packages)]
     return lines
+
+
+def _of_changes(found: Sequence[Change]) -> Iterator[str]:
+    """Yield the lines that tell of changes, an empty one before each."""
+    for change in found:
+        yield from ("", f"{change.what}{': ' if change.told else ''}{change.told}", *map(_coloured, change.diff))
 
 
 def _shortened(lines: list[str]) -> list[str]:

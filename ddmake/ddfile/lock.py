@@ -1,7 +1,8 @@
 """`Ddfile.lock`: the commit that each name on the Hub stands for. It lies beside the Ddfile and is committed with it.
 
 One sorted line a name, so that two branches' locks merge. Names that no rule uses any more are kept: another knob's value
-may bring them back. Asking the Hub is `ddmake.backends.hub`'s.
+may bring them back. Of an adapter by itself the line also says which branch its base is on, so that a lock alone tells what a
+rule is made of. Asking the Hub is `ddmake.backends.hub`'s.
 """
 
 import json
@@ -15,8 +16,10 @@ from typing import Annotated, Literal
 from ddmake.errors import DdfileError
 
 FILE = "Ddfile.lock"
+WRITING = ".ddmake/hub.lock"  # held by who writes the file, whose lines are read before
 HEAD = "# What names on the Hub stand for. Commit this file; `ddmake --update-hub` asks the Hub again.\n"
 COMMIT = re.compile(r"[0-9a-f]{40}")
+ON = " on "  # between an adapter's commit and its base
 MAIN = "main"
 
 DATASET: Literal["dataset"] = "dataset"
@@ -41,7 +44,19 @@ class HubName:
         return COMMIT.fullmatch(self.revision) is not None
 
 
-Pins = dict[HubName, str]
+@dataclass(frozen=True)
+class Pin:
+    """What a name stands for: a commit; of an adapter by itself also the branch or tag on the Hub that its base is on."""
+
+    commit: str
+    base: HubName | None = None
+
+    def __str__(self) -> str:
+        """Return the pin as the lock has it."""
+        return self.commit if self.base is None else f"{self.commit}{ON}{self.base}"
+
+
+Pins = dict[HubName, Pin]
 
 
 def read(root: Path) -> Pins:
@@ -63,26 +78,35 @@ def _read(file: Path, *_: int) -> Pins:
     except ValueError as error:
         raise DdfileError(f"{FILE}: {error}. Mend it, or delete it to have its names looked up again.") from None
     tables = {kind: names if isinstance(names, dict) else {"": names} for kind, names in told.items()}
-    return {_name(kind, text, commit): commit for kind, names in tables.items() for text, commit in names.items()}
+    return dict(_line(kind, text, told) for kind, names in tables.items() for text, told in names.items())
 
 
-def _name(kind: str, text: str, commit: str) -> HubName:
+def _line(kind: str, text: str, told: str) -> tuple[HubName, Pin]:
     repo, at, revision = text.partition("@")
-    if kind not in ("model", DATASET) or not at or not isinstance(commit, str) or not COMMIT.fullmatch(commit):
+    commit, on, base = told.partition(ON) if isinstance(told, str) else ("", "", "")
+    under, base_at, branch = base.partition("@")
+    if kind not in ("model", DATASET) or not at or not COMMIT.fullmatch(commit) or on and not (under and base_at and branch):
         raise DdfileError(f"{FILE}: [{kind}] {text!r} is no name under [model] or [dataset], as \"org/name@main\" = \"commit\". "
                           "Mend the line, or delete it to have its name looked up again.")
-    return HubName(kind, repo, revision)
+    return HubName(kind, repo, revision), Pin(commit, HubName("model", under, branch) if on else None)
 
 
 def write(root: Path, pins: Pins) -> None:
-    """Add pins to the lock in a project's folder, or change those that it has; whole or not at all."""
-    before = read(root)
-    now = {**before, **pins}
-    if now == before:
-        return
+    """Add pins to the lock in a project's folder, or change those that it has; whole or not at all, one process at a time."""
+    from filelock import FileLock
+
+    (root / WRITING).parent.mkdir(exist_ok=True)
+    with FileLock(root / WRITING):
+        before = read(root)
+        now = {**before, **pins}
+        if now != before:
+            _put(root, now)
+
+
+def _put(root: Path, pins: Pins) -> None:
     scratch = root / f".{FILE}.{os.getpid()}"
     with scratch.open("w", encoding="utf-8") as opened:
-        opened.write(_text(now))
+        opened.write(_text(pins))
         opened.flush()
         os.fsync(opened.fileno())
     os.replace(scratch, root / FILE)
@@ -92,7 +116,7 @@ def _text(pins: Pins) -> str:
     """Return the lock's text: TOML, whose strings JSON's are."""
     parts = [HEAD]
     for kind in sorted({name.kind for name in pins}):
-        lines = (f"{json.dumps(f'{name.repo}@{name.revision}')} = {json.dumps(pins[name])}\n"
+        lines = (f"{json.dumps(f'{name.repo}@{name.revision}')} = {json.dumps(str(pins[name]))}\n"
                  for name in sorted(pins) if name.kind == kind)
         parts.append(f"\n[{kind}]\n{''.join(lines)}")
     return "".join(parts)

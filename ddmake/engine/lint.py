@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
 
 from ddmake.ddfile import modules
 from ddmake.ddfile.recipe import Recipe
@@ -21,6 +20,7 @@ from ddmake.engine.ingredients import Ingredients
 from ddmake.engine.nulls import nulls
 from ddmake.engine.reasons import reason
 from ddmake.fingerprint.source import module
+from ddmake.fingerprint.values import dicts
 
 BRACES = re.compile(r"(?<![{$%\\])\{([A-Za-z_]\w*)\}(?!\})")
 
@@ -61,7 +61,7 @@ def _unsettled(flow: Workflow, first: Mapping[str, Ingredients], second: Mapping
 def _hidden_reads(flow: Workflow, made_of: Mapping[str, Ingredients]) -> Iterator[Finding]:
     """Yield the reads of files, in recipes and what they call, that no key knows of."""
     names = {rule.recipe.function.__name__ for rule in flow.rules if not rule.recipe.packaged}
-    codes = (part["code"] for made in made_of.values() for part in _dicts(made) if isinstance(part.get("code"), dict))
+    codes = (part["code"] for made in made_of.values() for part in dicts(made) if isinstance(part.get("code"), dict))
     names |= {re.split(r"[.#]", label)[-1] for code in codes for label in code}
     for file in _files(flow):
         for read in hidden.reads(file, names):
@@ -83,7 +83,7 @@ def _forgotten_f(flow: Workflow) -> Iterator[Finding]:
 
 def _templates(flow: Workflow, made_of: Mapping[str, Ingredients]) -> Iterator[Finding]:
     """Yield the files in templates/ that no rule uses, nor any template that one uses."""
-    used = {name for made in made_of.values() for part in _dicts(made) if isinstance(part.get("template"), dict)
+    used = {name for made in made_of.values() for part in dicts(made) if isinstance(part.get("template"), dict)
             for name in part["template"]}
     used |= _mentioned(flow)  # by a pattern that nothing has bound, for one
     folder = flow.root / "templates"
@@ -173,14 +173,3 @@ def _texts(rule: Rule) -> Iterator[tuple[str, str]]:
                 yield name, item
             elif isinstance(item, Template) and item.name is None:
                 yield name, item.text
-
-
-def _dicts(value: Any) -> Iterator[dict[str, Any]]:
-    """Yield all dicts in a value."""
-    waiting = [value]
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, dict):
-            yield part
-        if isinstance(part, (dict, list)):
-            waiting.extend(part.values() if isinstance(part, dict) else part)

@@ -13,7 +13,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import PurePath
 from typing import Any
 
@@ -52,6 +52,17 @@ def canonical(value: Any, name: str, special: Special, root: str = "", _inside: 
         f"{name} can't be hashed soundly: it is a {type(value).__module__}.{type(value).__qualname__}. "
         "Make it inside the recipe, or pass what it is made of as an argument."
     )
+
+
+def dicts(value: Any) -> Iterator[dict[str, Any]]:
+    """Yield all dicts in a canonical form, from outside in and in order."""
+    waiting = [value]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            yield part
+        if isinstance(part, (dict, list)):
+            waiting.extend(reversed(list(part.values() if isinstance(part, dict) else part)))
 
 
 def scalar(value: Any, root: str) -> Any:

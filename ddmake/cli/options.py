@@ -1,0 +1,50 @@
+"""What several commands of `ddmake` are given: the options that they share, and the words after these."""
+
+import re
+import sys
+from typing import NoReturn
+
+import click
+
+from ddmake.errors import DdfileError
+
+KNOB = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)=(.*)", re.DOTALL)
+
+
+def split_words(words: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
+    """Part targets from knobs (`n=10`). Raises DdfileError for a knob that is given twice."""
+    targets, knobs = [], {}
+    for word in words:
+        found = KNOB.fullmatch(word)
+        if word.startswith("=") or word.endswith("=") and found is None:
+            raise DdfileError("A knob is written without spaces: n=3.")
+        if found is None:
+            targets.append(word)
+        elif found[1] in knobs:
+            raise DdfileError(f"The knob {found[1]!r} is given twice.")
+        else:
+            knobs[found[1]] = found[2]
+    return targets, knobs
+
+
+def quiet_exit(code: int) -> NoReturn:
+    """End without waiting for threads or atexit hooks of libraries: all that counts is committed."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # closed before ddmake began
+            stream.flush()
+    sys.exit(code)
+
+
+file_option = click.option("-f", "--file", default="Ddfile", show_default=True, metavar="FILE", help="The Ddfile to use.")
+into_option = click.option("--into", metavar="FOLDER", help="Put all targets under a folder, such as trial/.")
+config_option = click.option("--config", metavar="FILE", help="Read knobs from a YAML file; those on the command line win.")
+last_option = click.option("--last", is_flag=True, help="Use the last run's knobs again, but for those that are given.")
+
+
+def _complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    from ddmake.cli import completion
+
+    return completion.words(ctx, incomplete)
+
+
+words_argument = click.argument("words", nargs=-1, metavar="[TARGET | KNOB=VALUE]...", shell_complete=_complete)
