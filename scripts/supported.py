@@ -3,6 +3,7 @@
 Run as: python scripts/supported.py, after each update of LiteLLM. It asks the installed LiteLLM and nobody else.
 """
 
+import inspect
 import json
 import os
 import re
@@ -50,6 +51,7 @@ KEYS = {  # what LiteLLM reads only once it sends
     "ovhcloud": ["OVHCLOUD_API_KEY"], "amazon_nova": ["AMAZON_NOVA_API_KEY"], "compactifai": ["COMPACTIFAI_API_KEY"],
     "azure_text": ["AZURE_API_KEY"], "watsonx_text": ["WATSONX_API_KEY", "WATSONX_APIKEY"],
     "predibase": ["PREDIBASE_API_KEY"],
+    "infinity": [],  # which people run themselves
     "watsonx": ["WATSONX_API_KEY", "WATSONX_APIKEY"],
 }
 
@@ -149,11 +151,21 @@ def facts(provider: str, known: list[str]) -> dict:
     return found | ({"elsewhere": ELSEWHERE[provider]} if provider in ELSEWHERE else {"keys": keys(provider)})
 
 
+def embedding() -> dict[str, dict]:
+    """Return the providers that make vectors, and where their keys stand: those that LiteLLM's function has a branch for."""
+    branches = re.findall(r'custom_llm_provider (?:==|in) (\(?".*?)\)?:?\n', inspect.getsource(litellm.main.embedding))
+    named = set(re.findall(r'"(\w+)"', " ".join(branches)))
+    found = sorted(named - LOGIN - NOT_SERVED - set(PROVIDERS))
+    return {name: {"elsewhere": ELSEWHERE[name]} if name in ELSEWHERE else {"keys": keys(name)} for name in found}
+
+
 def main() -> None:
     """Write the table, one provider a line."""
     known = models()
     lines = [f'"{name}": {json.dumps(facts(name, known.get(name, [])), separators=(",", ":"))}' for name in names()]
-    TARGET.write_text(f'{{"litellm": "{version("litellm")}", "providers": {{\n' + ",\n".join(lines) + "\n}}\n")
+    embeds = json.dumps(embedding(), separators=(",", ":"))
+    TARGET.write_text(f'{{"litellm": "{version("litellm")}", "providers": {{\n' + ",\n".join(lines)
+                      + f'\n}},\n"embedding": {embeds}}}\n')
 
 
 main()

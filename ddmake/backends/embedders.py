@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ddmake import toys
-from ddmake.backends import check_name, providers
+from ddmake.backends import check_name, providers, servers, supported
 from ddmake.backends.base import Answer, Request, Retry
 from ddmake.backends.models import config_sha, need
 from ddmake.backends.refusals import failed_within
@@ -24,7 +24,8 @@ HERE_ONLY = ("max_length", "revision", "dtype")
 THERE_ONLY = ("base_url", "identity", "extra")
 SHORT = ("openai", "azure", "vllm")  # services that send vectors as base64, which is read ten times as fast
 MEANING = (".safetensors", ".bin", ".json", ".txt", ".model")  # files of a folder that say what vectors come of a text
-SILENT = ("metrics.json", "trainer_state.json", "training_args.bin", "config_sentence_transformers.json")
+SILENT = ("metrics.json", "trainer_state.json", "training_args.bin")
+CONFIGS = ("config.json", "config_sentence_transformers.json")  # count by their values, without who wrote them
 
 
 def wrong(spec: Embedder) -> str | None:
@@ -34,13 +35,30 @@ def wrong(spec: Embedder) -> str | None:
         return f"embedder({spec.name!r}): {kind} writes text and makes no vectors. Name a model that does, as all-minilm or hf/…."
     if providers.road(spec) == "plugin":
         return f"embedder({spec.name!r}): the backend {kind!r} answers llms alone. Name another, or give a base_url."
-    told = check_name(spec.name, spec.base_url)
+    told = _wrong_service(spec, kind)
     if told is not None:
         return told.replace("llm(", "embedder(")
     lacks = HERE_ONLY if providers.is_remote(spec) else THERE_ONLY
     stated = next((name for name in lacks if getattr(spec, name) is not None), None)
     where = "is asked over a network" if providers.is_remote(spec) else "runs on this machine"
     return stated and f"embedder({spec.name!r}): it {where} and takes no {stated}. Leave it out."
+
+
+def _wrong_service(spec: Embedder, kind: str) -> str | None:
+    """Return why the name of an embedder leads nowhere, or None."""
+    if servers.is_served(spec):
+        model = servers.parts(spec.name)[1]
+        return (f"embedder({spec.name!r}): a server that ddmake starts answers llms alone. Load the model in process, as "
+                f"hf/{model}, or start the server and name it vllm/{model}, with base_url=….")
+    if providers.road(spec) != "litellm":
+        return check_name(spec.name, spec.base_url)
+    if kind in supported.embedding():
+        named = spec.name.partition("/")
+        return None if named[2] else f"embedder({spec.name!r}) names no model: write {named[0]}/…."
+    if kind in supported.providers():
+        return (f"embedder({spec.name!r}): LiteLLM asks {kind} for no vectors. Where it has an OpenAI-compatible /embeddings, "
+                f"give that address as base_url=…; over LiteLLM there are {', '.join(sorted(supported.embedding()))}.")
+    return check_name(spec.name, spec.base_url)
 
 
 def as_llm(spec: Embedder) -> LLM:
@@ -50,6 +68,11 @@ def as_llm(spec: Embedder) -> LLM:
     price = None if spec.price is None else (spec.price, 0.0)
     return LLM(**{name: getattr(spec, name) for name in shared}, api=API, extra=extra or None, price=price,
                cache=False)
+
+
+def called(spec: Embedder) -> str:
+    """Return an embedder by its name or its folder, as messages have it."""
+    return spec.name if isinstance(spec.name, str) else Path(spec.name.path).as_posix()
 
 
 def missing(spec: Embedder) -> str | None:
@@ -62,7 +85,9 @@ def identity(spec: Embedder, folder: Path | None = None) -> dict[str, Any]:
     """Return what tells an embedder's vectors from every other's: enters the key of each. `folder` holds one that runs here."""
     if folder is None:
         return {**providers.identity(as_llm(spec)), "extra": as_llm(spec).extra}
-    return {"weights": folder_sha(folder), "dtype": spec.dtype, "max_length": spec.max_length, "dimensions": spec.dimensions}
+    prompt = {} if spec.prompt is None else {"prompt": spec.prompt}  # which some models tell from the text behind it
+    return {"weights": folder_sha(folder), "dtype": spec.dtype, "max_length": spec.max_length, "dimensions": spec.dimensions,
+            **prompt}
 
 
 def folder_sha(folder: Path) -> str:
@@ -70,7 +95,7 @@ def folder_sha(folder: Path) -> str:
     total = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.suffix in MEANING and path.is_file()):
         if path.name not in SILENT:
-            content = config_sha(path) if path.name == "config.json" else hashes.of_file(path)
+            content = config_sha(path) if path.name in CONFIGS else hashes.of_file(path)
             total.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
     return total.hexdigest()
 

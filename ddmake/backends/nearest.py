@@ -47,7 +47,7 @@ def _block(queries: "NDArray[np.float32]", documents: "Vectors", k: int, scales:
            most: int) -> "Found":
     """Return what is nearest to some queries. Those whose candidates may not be all that count are looked at again, with more."""
     rough, candidates = _candidates(queries, documents, scales, min(most, len(documents)))
-    ids, scores = _ordered(queries, documents, candidates, k, cosine)
+    ids, scores = ordered(queries, documents, candidates, k, cosine)
     slack = SLACK if cosine else SLACK * np.abs(rough).max(axis=1)
     crowded = rough[:, -1] >= rough[:, k - 1] - slack
     if crowded.any() and candidates.shape[1] < min(MOST, len(documents)):
@@ -72,7 +72,7 @@ def _candidates(queries: "NDArray[np.float32]", documents: "Vectors", scales: li
     return best.cpu().numpy(), found.cpu().numpy()
 
 
-def _ordered(queries: "NDArray[np.float32]", documents: "Vectors", candidates: "NDArray[np.int64]", k: int,
+def ordered(queries: "NDArray[np.float32]", documents: "Vectors", candidates: "NDArray[np.int64]", k: int,
              cosine: bool) -> "Found":
     """Return the k best candidates of each query by scores in float64, rounded: equal vectors have equal ones."""
     most = candidates.shape[1]

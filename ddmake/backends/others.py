@@ -41,7 +41,7 @@ class Others:
 
     def __init__(self, spec: "LLM"):
         self.spec, self.account = spec, providers.account(spec)
-        self.provider, self.model = supported.routed(spec.name)
+        self.provider, self.model = supported.routed(spec.name, embeds=spec.api == embedders.API)
         self._key, self._timeout = providers.api_key(spec), spec.timeout or TIMEOUT
         self._litellm: ModuleType | None = None
 
@@ -120,10 +120,10 @@ class Others:
         """Return the answer that a reply holds. Raises Retry where it holds none."""
         try:
             if self.spec.api == embedders.API:
-                return embedders.answer_of(reply.data, reply.model or self.model, reply.usage.model_dump())
+                return embedders.answer_of(reply.data, reply.model or self.model, reply.usage.model_dump() if reply.usage else {})
             return self._chosen(reply, reply.choices[0])
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-            raise Retry("the reply holds no completion", 200) from None
+            raise Retry(f"the reply holds no {'vectors' if self.spec.api == embedders.API else 'completion'}", 200) from None
 
     def _chosen(self, reply: Any, choice: Any) -> Answer:
         """Return what the first choice of a chat or a completion says."""

@@ -27,8 +27,12 @@ GONE = {
 
 
 @cache
+def _written() -> Mapping[str, Any]:
+    return json.loads((Path(__file__).parent / "supported.json").read_text())
+
+
 def _table() -> Mapping[str, Mapping[str, Any]]:
-    return json.loads((Path(__file__).parent / "supported.json").read_text())["providers"]
+    return _written()["providers"]
 
 
 @cache
@@ -37,22 +41,32 @@ def providers() -> frozenset[str]:
     return frozenset(_table()) | frozenset(ALIASES)
 
 
+@cache
+def embedding() -> frozenset[str]:
+    """Return the names of those of LiteLLM's providers that make vectors; some do nothing else."""
+    return frozenset(_written()["embedding"])
+
+
 def gone(provider: str) -> str | None:
     """Return what became of a service that is no more, or None."""
     return GONE.get(provider)
 
 
-def routed(name: str) -> tuple[str, str]:
-    """Return the provider and the model as LiteLLM writes them: Bedrock is asked by its Converse API unless a route is named."""
+def routed(name: str, embeds: bool = False) -> tuple[str, str]:
+    """Return the provider and the model as LiteLLM writes them.
+
+    Bedrock is asked by its Converse API, unless a route is named or vectors are asked for, which that API doesn't make.
+    """
     kind, _, model = name.partition("/")
-    if kind == "bedrock" and model.partition("/")[0] not in ROUTES:
+    if kind == "bedrock" and not embeds and model.partition("/")[0] not in ROUTES:
         model = f"converse/{model}"
     return ALIASES.get(kind, kind), model
 
 
 def facts(provider: str) -> Mapping[str, Any]:
     """Return what is known of a provider; nothing where it isn't known."""
-    return _table().get(ALIASES.get(provider, provider), {})
+    name = ALIASES.get(provider, provider)
+    return _table().get(name) or _written()["embedding"].get(name, {})
 
 
 def key_variables(provider: str) -> tuple[str, ...]:

@@ -4,11 +4,13 @@ Vectors are kept in `.ddmake/embeddings.db` and not with the calls: an API is se
 asked for again is one of them. What such a request cost is noted with the calls.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -37,7 +39,9 @@ Block = tuple[Sequence[int], "NDArray[np.float32]"]  # the numbers of texts, and
 
 
 class Encoder(Protocol):
-    """What makes vectors, here or over a network."""
+    """What makes vectors, here or over a network, which may have to be `paid`."""
+
+    paid: bool
 
     def identity(self) -> Mapping[str, Any]:
         """Return what tells its vectors from every other's."""
@@ -83,6 +87,16 @@ class Vectors:
         except sqlite3.Error as error:
             raise DdmakeError(f"{self.path}: {told(error)}") from None
 
+    @contextmanager
+    def turn(self, embedder: bytes) -> Iterator[None]:
+        """Wait for one's turn to have a service make vectors: whoever waits for the same ones finds them then.
+
+        It ends with the process that has it, however that ends.
+        """
+        with (self.path.parent / f"embedding-{hashlib.blake2b(embedder, digest_size=8).hexdigest()}.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
     def close(self) -> None:
         """Close the database."""
         self.db.close()
@@ -98,7 +112,7 @@ class OpenedEmbedder:
     def __init__(self, spec: Embedder, encoder: Encoder, vectors: Vectors | None, usage: Usage, tell: Callable[[int], None]):
         self.spec, self.encoder, self.vectors, self.usage, self.tell = spec, encoder, vectors, usage, tell
         self._seed = json.dumps(encoder.identity(), sort_keys=True).encode()
-        self._done = 0
+        self._done, self._sizes = 0, set[int]()
 
     def encode(self, texts: Iterable[str], normalize: bool = False) -> "NDArray[np.float32]":
         """Return a vector per text, in order: texts × dimensions. Equal texts are embedded once; `normalize` gives length 1."""
@@ -115,16 +129,24 @@ class OpenedEmbedder:
     def _window(self, texts: list[str]) -> "NDArray[np.float32]":
         keys = [self.key(text) for text in texts]
         known = self.known(list(dict.fromkeys(keys)))
-        missing = {key: text for key, text in zip(keys, texts) if key not in known}
-        self.usage.cached += len(texts) - len(missing)
-        self._count(len(texts) - len(missing))
-        for block in self._embed(missing):
-            known.update(block)
+        with self._turn() if len(known) < len(set(keys)) else nullcontext():
+            missing = {key: text for key, text in zip(keys, texts) if key not in known}
+            known |= self.known(list(missing))  # what somebody else has had made meanwhile
+            missing = {key: text for key, text in missing.items() if key not in known}
+            self.usage.cached += len(texts) - len(missing)
+            self._count(len(texts) - len(missing))
+            for block in self._embed(missing):
+                known.update(block)
         found = [np.frombuffer(known[key], "<f4") for key in keys]
-        if len(sizes := {len(vector) for vector in found}) > 1:
-            raise DdmakeError(f"an embedder gave vectors of {' and '.join(map(str, sorted(sizes)))} numbers. "
+        self._sizes.update(map(len, found))
+        if len(self._sizes) > 1:
+            raise DdmakeError(f"an embedder gave vectors of {' and '.join(map(str, sorted(self._sizes)))} numbers. "
                               "State its dimensions=, or another identity=.")
         return np.stack(found)
+
+    def _turn(self) -> AbstractContextManager[None]:
+        """Return what waits while another rule, or another run, has the same embedder asked, where that is paid for."""
+        return self.vectors.turn(self._seed) if self.vectors is not None and self.encoder.paid else nullcontext()
 
     def look(self, texts: Iterable[str]) -> Iterator[tuple[bytes, str, bool]]:
         """Yield each text with its key, and whether its vector is known; nothing is embedded."""
@@ -140,14 +162,19 @@ class OpenedEmbedder:
 
     def _embed(self, missing: Mapping[bytes, str]) -> Iterator[list[tuple[bytes, bytes]]]:
         """Have texts embedded, and yield keys and vectors once they are kept."""
-        keys, prompt = list(missing), self.spec.prompt or ""
-        texts = [prompt + text for text in missing.values()]
+        keys, texts = list(missing), list(missing.values())
         for numbers, vectors in self.encoder.encode(texts) if texts else ():
-            pairs = [(keys[number], vector.astype("<f4", copy=False).tobytes()) for number, vector in zip(numbers, vectors)]
+            fine = np.isfinite(vectors).all(axis=1)
+            pairs = [(keys[number], vector.astype("<f4", copy=False).tobytes())
+                     for number, vector, there in zip(numbers, vectors, fine) if there]
             if self.vectors is not None:
                 self.vectors.put(pairs)
             self.usage.sent += len(pairs)
             self._count(len(pairs))
+            if not fine.all():
+                text = _shown(texts[numbers[fine.argmin()]])
+                raise DdmakeError(f"{embedders.called(self.spec)}: its vector for the text {text} holds nan or inf, by which "
+                                  "nothing can be found. Look at the model's weights and its dtype=, or take another.")
             yield pairs
 
     def key(self, text: str) -> bytes:
@@ -164,6 +191,8 @@ class OpenedEmbedder:
 
 class LocalEncoder:
     """An embedder in this process, from a model's folder; it is loaded when a text comes whose vector isn't known."""
+
+    paid = False
 
     def __init__(self, spec: Embedder, folder: Path, usage: Usage):
         self.spec, self.folder, self.usage = spec, folder, usage
@@ -185,6 +214,8 @@ class LocalEncoder:
 class RemoteEncoder:
     """An embedder over a network: the run's caller sends its requests, within limits and budget, as it does an llm's."""
 
+    paid = True
+
     def __init__(self, spec: Embedder, remote: Remote, usage: Usage):
         self.spec, self.remote, self.usage = spec, remote, usage
 
@@ -197,6 +228,7 @@ class RemoteEncoder:
 
         Raises DdmakeError for that text, once all others are there.
         """
+        texts = [(self.spec.prompt or "") + text for text in texts]
         waiting, refused = _batches(texts, self.spec.batch_size or TEXTS), ""
         while waiting:
             under_way, waiting = dict(enumerate(waiting)), []
@@ -206,13 +238,21 @@ class RemoteEncoder:
                 numbers = under_way[at]
                 self._count(answer)
                 if answer.error is None:
-                    yield numbers, _vectors(answer, len(numbers))
+                    yield numbers, self._vectors(answer, len(numbers))
                 elif answer.model and len(numbers) > 1:  # a service that gives no reply won't give one to half of it
                     waiting += [numbers[:len(numbers) // 2], numbers[len(numbers) // 2:]]
                 else:
                     refused = refused or f"no vector for the text {_shown(texts[numbers[0]])}: {answer.error}"
         if refused:
             raise DdmakeError(f"{self.spec.name}: {refused}. The others are kept; mend it, or leave it out.")
+
+    def _vectors(self, answer: Answer, count: int) -> "NDArray[np.float32]":
+        """Return the vectors of an answer. Raises DdmakeError for such as weren't asked for."""
+        found = np.stack([np.frombuffer(vector, "<f4") for vector in embedders.read(answer, count)])
+        if self.spec.dimensions not in (None, found.shape[1]):
+            raise DdmakeError(f"{self.spec.name} was asked for vectors of {self.spec.dimensions} numbers and gave "
+                              f"{found.shape[1]}: leave dimensions= out, or name a model that gives shorter ones.")
+        return found
 
     def _count(self, answer: Answer) -> None:
         """Count what a request took."""
@@ -233,10 +273,6 @@ def _batches(texts: Sequence[str], most: int) -> list[list[int]]:
             size = len(text)
         found[-1].append(number)
     return found
-
-
-def _vectors(answer: Answer, count: int) -> "NDArray[np.float32]":
-    return np.stack([np.frombuffer(vector, "<f4") for vector in embedders.read(answer, count)])
 
 
 def _shown(text: str) -> str:
