@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 from fake_hub import FakeHub
@@ -100,6 +102,29 @@ def test_a_server_that_dies_is_started_once_more_and_nothing_is_lost(project, fa
     assert gone(*starts(project)), "what the first one left behind, too"
 
 
+def test_a_death_of_our_own_server_is_no_try(project, fake):
+    ddfile(project, ", flags={'dies': 20}, retries=0", n=60)
+    project.make()
+    assert len(starts(project)) == 2 and project.rows("a") == [{"text": "ASK"}] * 60
+
+
+def test_each_start_has_a_log_of_its_own(project, fake):
+    ddfile(project, ", flags={'dies': 2}, concurrency=1")
+    project.make()
+    logs = [path.name for path in (project.root / ".ddmake" / "logs" / "servers").iterdir()]
+    ports = [start["words"][start["words"].index("--port") + 1] for start in starts(project)]
+    assert len(logs) == 2 and sorted(name.rpartition("-")[2] for name in logs) == sorted(f"{port}.log" for port in ports)
+
+
+def test_a_model_of_another_name_shows(project, fake):
+    project.ddfile(f"""
+        for name in ("other", "org/model"):
+            generate(name[:5], llm=llm({MODEL!r}, revision={SHA!r}, flags={{"says": name}}), prompt="ask", n=1, meta=True)
+    """)
+    project.make()
+    assert [project.rows(name)[0]["text_meta"]["model"] for name in ("other", "org/m")] == ["other", "org/model"]
+
+
 def test_a_server_that_dies_twice_ends_the_rule(project, fake):
     ddfile(project, ", flags={'dies-again': 20}", n=60)
     result = project.run()
@@ -119,6 +144,18 @@ def test_a_server_that_cannot_be_started_says_why(project, fake, monkeypatch, fl
     assert ("MemoryError: no room for the model" in result.output) == ("broken" in flags)
     assert ("ended with exit code 3" in result.output) == ("broken" in flags)
     assert len(starts(project)) == 1 and gone(*starts(project)), "one try for all rows"
+
+
+def test_a_long_log_is_told_by_its_end_and_in_plain_words(project, fake):
+    ddfile(project, ", flags={'babbles': True}")
+    result = project.run()
+    assert result.code == 1 and "  the end\n" in result.output and "xxx" not in result.output
+
+
+def test_another_process_at_its_port_is_not_taken_for_a_server(project, fake):
+    ddfile(project, ", flags={'usurped': True}")
+    result = project.run()
+    assert result.code == 1 and "`vllm serve` ended before it was ready" in result.output
 
 
 @pytest.mark.parametrize("victim", ["head", "caller"])
@@ -270,15 +307,98 @@ def test_mistakes(project, case):
     assert result.code == 2 and "Ddfile:3: " in result.output and told in result.output
 
 
-@pytest.mark.parametrize("path", ["m", "./m"])
-def test_a_target_is_no_servers_model(project, path):
-    result = project.ddfile(f"""
-        @step("m")
-        def m(output):
-            (output / "config.json").write_text("{{}}")
-        generate("a", llm=llm("server/vllm:{path}"), prompt="x", n=1)
-    """).run()
-    assert result.code == 2 and f"Ddfile:7: a: llm('server/vllm:{path}'): a rule makes m, and a server's model isn't waited for." in result.output
+# --- models that rules make, and folders -----------------------------------------------------------------------------------
+
+MADE = """
+    @step("models/x")
+    def x(*, size=1, output):
+        (output / "config.json").write_text('{"x": %d}' % size)
+    @step("{lang}/m")
+    def m(*, lang, size=1, output):
+        (output / "config.json").write_text('{"lang": "%s", "x": %d}' % (lang, size))
+"""
+PATHS = [("models/x", "models/x"), ("./models/x", "models/x"), ("./models/../models/x/", "models/x"), ("ROOT/models/x", "models/x"),
+         ("../NAME/models/x", "models/x"), ("./fr/m", "fr/m"), ("ROOT/fr/m", "fr/m"), ("fr/m", "fr/m")]  # as it is named, what is served
+
+
+def asking(project, model: str, size: int = 1) -> None:
+    model = model.replace("ROOT", str(project.root)).replace("NAME", project.root.name)
+    project.ddfile(f"{dedent(MADE)}\ngenerate('a', llm=llm('server/vllm:{model}'), prompt='ask', n=1, on_error='raise')"
+                   .replace("size=1", f"size={size}"))
+
+
+@pytest.mark.parametrize("named, path", PATHS)
+def test_a_model_that_a_rule_makes_is_waited_for(project, fake, named, path):
+    asking(project, named)
+    assert project.make("-n", "a").verdicts() == {path: "make", "a": "maybe"}
+    asking(project, named, size=2)
+    project.make("a")
+    assert starts(project)[0]["words"][0] == str((project.root / path).resolve())
+    assert project.make("-n", "a").verdicts() == {}, "nothing is left to be done"
+    asking(project, named, size=3)
+    assert project.make("-n", "a").verdicts() == {path: "make", "a": "maybe"}
+
+
+def test_a_made_model_counts_by_its_contents(project, fake):
+    asking(project, "models/x")
+    project.make("a")
+    shutil.rmtree(project.root / "models")
+    assert project.make("-n", "a").verdicts() == {"models/x": "restore"}
+    project.make("--into", "trial/", "a")
+    assert (project.root / "trial" / "a").exists() and len(starts(project)) == 1, "the same answers, and no other server"
+    asking(project, f"{project.root}/models/x", size=2)
+    project.make("--into", "trial/", "a")
+    assert starts(project)[1]["words"][0] == str((project.root / "trial/models/x").resolve())
+
+
+@pytest.mark.parametrize("named, told", [
+    ("./models/x/sub", "models/x/sub lies inside models/x, which a rule makes. Give models/x as the input."),
+    ("./models", "the source models holds models/x, which a rule makes. Give that as the input."),
+])
+def test_a_part_of_a_target_is_no_servers_model(project, fake, named, told):
+    asking(project, named)
+    result = project.run("-n", "a")
+    assert result.code == 2 and told in result.output
+
+
+def test_a_model_that_is_not_there_is_waited_for(project, fake):
+    asking(project, "./mm")
+    assert "Ddfile:11: a needs mm, which isn't there and which no rule makes." in project.run("-n", "a").output
+    project.write("mm/config.json", "{}")
+    project.make("a")
+    assert project.make("-n", "a").verdicts() == {}
+    project.write("mm/config.json", '{"x": 1}')
+    assert project.make("-n", "a").verdicts() == {"a": "make"}, "a folder counts by its files"
+
+
+def test_a_model_is_read_by_way_of_the_arguments(project, fake):
+    asking(project, "./models/x")
+    with (project.root / "Ddfile").open("a") as file:
+        file.write("\nm = llm('server/vllm:./models/x')\n@step('b')\ndef b():\n    return [{'name': m.name}]\n")
+    result = project.run("-n", "b")
+    assert result.code == 2 and "b: it reads an llm of the model models/x from outside of its arguments" in result.output
+    assert "Pass the llm as an argument." in result.output
+
+
+def test_a_card_names_the_made_model(project, fake):
+    asking(project, "models/x")
+    project.make("a")
+    entry = json.loads(project.make("cards", "a", "--json").output)["data_card"]["a"]
+    assert [model["name"] for model in entry["models"]] == ["models/x"] and entry["models"][0]["made_here"]
+
+
+def test_an_included_ddfiles_model_lies_beside_its_own_file(project, fake):
+    project.write("other/mm/config.json", "{}")
+    project.write("other/Ddfile", f"""
+        from ddmake import *
+        from ddmake.rules import *
+        generate("a", llm=llm("server/vllm:./mm"), prompt="a", n=1, on_error="raise")
+        {dedent(MADE).replace(chr(10), chr(10) + " " * 8)}
+        generate("b", llm=llm("server/vllm:models/x"), prompt="b", n=1, on_error="raise")
+    """)
+    project.ddfile('include("other/Ddfile", prefix="qa/")')
+    project.make()
+    assert {start["words"][0] for start in starts(project)} == {str((project.root / path).resolve()) for path in ("other/mm", "qa/models/x")}
 
 
 def test_right_names():
@@ -289,6 +409,7 @@ def test_right_names():
     (None, "server/sglang needs the command 'sglang', which isn't there. Install sglang, if need be in an environment of its own, "
            'and set DDMAKE_SERVER_SGLANG to the command there: DDMAKE_SERVER_SGLANG="/path/to/bin/sglang serve".'),
     ("/nowhere/sglang serve", "DDMAKE_SERVER_SGLANG names '/nowhere/sglang', which isn't there. Mend it."),
+    ("sglang 'serve", 'DDMAKE_SERVER_SGLANG is no command: No closing quotation in "sglang \'serve". Mend it.'),
 ])
 def test_a_program_that_is_not_there(project, monkeypatch, variable, told):
     monkeypatch.setenv("DDMAKE_SERVER_SGLANG", variable or "")
@@ -296,6 +417,15 @@ def test_a_program_that_is_not_there(project, monkeypatch, variable, told):
     assert project.run("-n").code == 0, "a plan needs no server"
     result = project.run()
     assert result.code == 2 and f"Ddfile:3: a: {told}" in result.output
+
+
+@pytest.mark.parametrize("said", ["-1", "0", "soon", "nan", "inf"])
+def test_a_limit_that_is_none(project, fake, monkeypatch, said):
+    monkeypatch.setenv("DDMAKE_SERVER_START", said)
+    ddfile(project)
+    result = project.run()
+    assert result.code == 2 and f"Ddfile:5: a: DDMAKE_SERVER_START={said} is no number of seconds above 0. Mend it" in result.output
+    assert project.run("-n").code == 0, "a plan needs no server"
 
 
 # --- a real one -----------------------------------------------------------------------------------------------------------

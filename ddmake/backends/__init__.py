@@ -8,6 +8,7 @@ from ddmake import toys
 from ddmake.backends import providers, servers, supported
 from ddmake.backends.base import Backend, Service
 from ddmake.backends.models import need
+from ddmake.ddfile.specs import SERVER
 from ddmake.errors import DdfileError, did_you_mean
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def check_name(name: str, base_url: str | None) -> str | None:
     kind, _, model = name.partition("/")
     if kind in (*toys.NAMES, "echo"):
         return None
-    if name.startswith(servers.PREFIX):
+    if name.startswith(SERVER):
         return servers.wrong_name(name, base_url)
     if base_url is not None and (urlsplit(base_url).scheme not in ("http", "https") or not urlsplit(base_url).hostname):
         return f"llm({name!r}): the base_url {base_url!r} is no address. Write it as http://host:8000/v1."

@@ -4,7 +4,9 @@
 it; serving.py starts and stops servers.
 """
 
+import math
 import os
+import posixpath
 import re
 import shlex
 import shutil
@@ -16,18 +18,19 @@ from typing import TYPE_CHECKING, Any
 
 from ddmake import toys
 from ddmake.backends.models import ADAPTER, files_sha, is_adapter, read_json, weights_sha
+from ddmake.ddfile.specs import SERVER, is_path, served_model
 from ddmake.errors import DdmakeError, did_you_mean
 from ddmake.fingerprint import hashes
 
 if TYPE_CHECKING:
     from ddmake.ddfile.specs import LLM
 
-PREFIX = "server/"
 HOST = "127.0.0.1"
 OURS = {"host", "port", "model", "model-path", "served-model-name", "alias", "revision", "tokenizer-revision", "dtype",
         "enable-lora", "lora-modules"}
 ADAPTED = "adapted"  # what requests call a model with its adapter
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # of a LoRA adapter, as vLLM's --max-lora-rank takes them
+START = 1800.0  # seconds until a server has to be ready, which may fetch its model first; DDMAKE_SERVER_START says otherwise
 SECRET = re.compile(r"(^|-)(key|token|secret|password)$")
 
 
@@ -113,18 +116,19 @@ class Launch:
 
 def is_served(spec: "LLM") -> bool:
     """Tell whether an llm stands behind a server that ddmake starts."""
-    return isinstance(spec.name, str) and spec.name.startswith(PREFIX)
+    return isinstance(spec.name, str) and spec.name.startswith(SERVER)
 
 
 def parts(name: str) -> tuple[str, str]:
     """Return the kind of server and the model that a name holds."""
-    kind, _, model = name.removeprefix(PREFIX).partition(":")
+    kind, _, model = name.removeprefix(SERVER).partition(":")
     return kind, model
 
 
-def is_path(model: str) -> bool:
-    """Tell whether a model is named by where it lies; else it is a toy's name or the Hub's."""
-    return model.startswith(("./", "../", "/"))
+def path(spec: "LLM") -> str | None:
+    """Return where a served model lies, without detours; None for one that a name stands for, or that isn't served."""
+    model = served_model(spec.name) if isinstance(spec.name, str) else None
+    return posixpath.normpath(model) if model and is_path(model) else None
 
 
 def on_hub(spec: "LLM") -> str | None:
@@ -212,8 +216,13 @@ def at_once(spec: "LLM") -> int | None:
 
 
 def missing(kind: str) -> str | None:
-    """Return a sentence where a server's program isn't there."""
-    program, variable = _program(kind)[0], _variable(kind)
+    """Return a sentence where a server can't be started: its program isn't there, or a variable can't be read."""
+    variable = _variable(kind)
+    try:
+        program = _program(kind)[0]
+        start_limit()
+    except DdmakeError as error:
+        return str(error)
     if _found(program):
         return None
     if os.environ.get(variable):
@@ -223,8 +232,28 @@ def missing(kind: str) -> str | None:
 
 
 def _program(kind: str) -> list[str]:
-    """Return the command of a kind of server, before its arguments: the environment's, else its usual one."""
-    return shlex.split(os.environ.get(_variable(kind), "")) or KINDS[kind].program.split()
+    """Return the command of a kind of server, before its arguments: the environment's, else its usual one.
+
+    Raises DdmakeError for one that can't be read.
+    """
+    variable = _variable(kind)
+    try:
+        return shlex.split(os.environ.get(variable, "")) or KINDS[kind].program.split()
+    except ValueError as error:
+        told = f"{error}".removesuffix(".")
+        raise DdmakeError(f"{variable} is no command: {told} in {os.environ[variable]!r}. Mend it.") from None
+
+
+def start_limit() -> float:
+    """Return the seconds that a server has to become ready. Raises DdmakeError where the environment says no such number."""
+    told = os.environ.get("DDMAKE_SERVER_START") or START
+    try:
+        limit = float(told)
+    except ValueError:
+        limit = math.nan
+    if not 0 < limit < math.inf:
+        raise DdmakeError(f"DDMAKE_SERVER_START={told} is no number of seconds above 0. Mend it, or unset it.")
+    return limit
 
 
 def _variable(kind: str) -> str:
@@ -275,6 +304,6 @@ def _sha(launch: Launch) -> str:
     """Return the hash of a model's files."""
     place = Path(launch.place(Path.cwd()))
     if not place.exists():
-        raise DdmakeError(f"llm('{PREFIX}{launch.kind}:{launch.model}'): {launch.model} isn't there. Mend the path, which is "
+        raise DdmakeError(f"llm('{SERVER}{launch.kind}:{launch.model}'): {launch.model} isn't there. Mend the path, which is "
                           "read from the Ddfile's folder.")
     return hashes.of_file(place) if place.is_file() else weights_sha(place)

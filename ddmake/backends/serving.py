@@ -20,19 +20,22 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from ddmake.backends import keeper, providers
-from ddmake.backends.base import Answer, Heard, Request
+from ddmake.backends.base import Answer, Heard, Request, Retry
 from ddmake.backends.openai import OpenAI
-from ddmake.backends.servers import HOST, Launch, is_served, launch_of
+from ddmake.backends.servers import HOST, Launch, is_served, launch_of, start_limit
 from ddmake.errors import DdmakeError, ProviderError
 
 if TYPE_CHECKING:
     from ddmake.ddfile.specs import LLM
 
-START = 1800.0  # seconds until a server has to be ready, which may fetch its model first; DDMAKE_SERVER_START says otherwise
 LOOKS = (0.05, 1.0)  # seconds between two looks whether it is: at first, at most
 LOOK = 5.0  # seconds that one look may take
+DEATH = 2.0  # seconds that a server may take to be gone, after a request that broke
 LAST = 6  # lines of its log that are told where it fails
 LONGEST = 300  # characters of one of them
+LONGEST_SLUG = 80  # characters of a model's name in the name of its log
+TAIL = 2**16  # bytes of a log that are read for them
+COLOURS = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # and what else steers a terminal
 
 
 class Served:
@@ -48,13 +51,25 @@ class Served:
         return await self.servers.address(self.server)
 
     async def ask(self, request: Request, heard: Heard) -> Answer:
-        """Return the answer to one request, tried once.
+        """Return the answer to one request, tried once; what a server that died hasn't answered is asked of its successor.
 
         Raises Retry where another try may help, ProviderError where none would: the server can't be started.
         """
-        answer = await self._service(await self.ready()).ask(request, heard)
-        answer.model = self.model  # a server may tell the folder
+        address = await self.ready()
+        try:
+            answer = await self._service(address).ask(request, heard)
+        except Retry as error:
+            if error.status is not None and error.status < 500 or not await self.server.has_died(address):
+                raise
+            return await self.ask(request, heard)  # that was no try: the server is ours, and is started once more
+        answer.model = self._told(answer.model)
         return _cut(answer, self.spec) if self.server.launch.kind == "transformers" else answer
+
+    def _told(self, model: str) -> str:
+        """Return what a server calls its model; the Ddfile's name for it, where that is what is meant."""
+        launch, root = self.server.launch, self.servers.root
+        place = launch.place(root)
+        return self.model if model in ("", launch.name(root), place, f"{place}@main") else model  # the last is transformers'
 
     async def close(self) -> None:
         """Do nothing: the servers are stopped together."""
@@ -108,6 +123,7 @@ class Server:
         self._process: asyncio.subprocess.Process | None = None
         self._starting: asyncio.Task[str] | None = None  # gives the address
         self._since, self._log, self._died = 0.0, logs, False
+        self._at: dict[str, asyncio.subprocess.Process] = {}  # what was started for an address, but for what was stopped
 
     @property
     def is_up(self) -> bool:
@@ -126,6 +142,13 @@ class Server:
             self._starting = asyncio.create_task(self._start())
         return await asyncio.shield(self._starting)  # who stops waiting doesn't end it for the others
 
+    async def has_died(self, address: str) -> bool:
+        """Tell whether what answered at an address has died by itself, or does so in a moment."""
+        if (process := self._at.get(address)) is not None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), DEATH)
+        return address in self._at and self._at[address].returncode is not None
+
     def describe(self) -> str | None:
         """Return that it is starting, for a person; None where it isn't."""
         if self._starting is None or self._starting.done():
@@ -139,6 +162,7 @@ class Server:
             starting.cancel()
             await asyncio.wait([starting])
         process, self._process = self._process, None
+        self._at.clear()
         if process is not None:
             await _end(process)
 
@@ -146,13 +170,14 @@ class Server:
         """Start it, and return its address once it is ready."""
         if self._process is not None:
             _kill(self._process)  # what it may have left behind
-        self._since, port = time.monotonic(), _free_port()
+        self._since, port, pause = time.monotonic(), _free_port(), LOOKS[0]
+        address = f"http://{HOST}:{port}/v1"
         try:
-            process = self._process = await self._launched(self.launch.program(), self.launch.arguments(self.root, port))
+            limit = start_limit()
+            process = self._process = self._at[address] = await self._launched(port)
         except (DdmakeError, OSError) as error:
             raise ProviderError(f"{self.name} can't be started: {error}") from None
-        limit, pause = _limit(), LOOKS[0]
-        while not await _is_healthy(f"http://{HOST}:{port}/health"):
+        while not await _is_healthy(f"http://{HOST}:{port}/health", process):
             if process.returncode is not None:
                 raise ProviderError(self._told("ended before it was ready"))
             if time.monotonic() - self._since > limit:
@@ -160,13 +185,14 @@ class Server:
                 raise ProviderError(self._told(f"wasn't ready after {limit:,.0f} s (DDMAKE_SERVER_START gives it more)"))
             await asyncio.sleep(pause)
             pause = min(1.5 * pause, LOOKS[1])
-        return f"http://{HOST}:{port}/v1"
+        return address
 
-    async def _launched(self, program: list[str], arguments: list[str]) -> asyncio.subprocess.Process:
+    async def _launched(self, port: int) -> asyncio.subprocess.Process:
         """Start its process; the log begins with the command line, without what the environment has in it."""
+        program, arguments = self.launch.program(), self.launch.arguments(self.root, port)
         self.logs.mkdir(parents=True, exist_ok=True)
-        slug = re.sub(r"[^\w.-]+", "-", self.name).strip("-")
-        self._log = self.logs / f"{time.strftime('%Y%m%d-%H%M%S')}-{slug}-{os.getpid()}.log"
+        slug = re.sub(r"[^\w.-]+", "-", self.name).strip("-")[-LONGEST_SLUG:]
+        self._log = self.logs / f"{time.strftime('%Y%m%d-%H%M%S')}-{slug}-{os.getpid()}-{port}.log"
         path = os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(program[0]).parent)])  # of its own environment
         with self._log.open("ab") as log:
             log.write(f"{json.dumps([self.launch.called, *arguments])}\n".encode())
@@ -177,13 +203,26 @@ class Server:
 
     def _told(self, what: str) -> str:
         """Return what became of it, with the last lines of its log."""
-        try:
-            lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[1:]
-            log = self._log.relative_to(self.root)
-        except (OSError, ValueError):
-            lines, log = [], self._log
-        last = [line[:LONGEST] for line in lines if line.strip()][-LAST:]
+        last = [line[:LONGEST] for line in map(_plain, _tail(self._log).splitlines()) if line][-LAST:]
+        log = self._log.relative_to(self.root) if self._log.is_relative_to(self.root) else self._log
         return "\n  ".join([f"{self.name}: `{self.launch.called}` {what}. Its log, {log}, ends:", *last])
+
+
+def _tail(log: Path) -> str:
+    """Return the end of a log, which may be long, without its first line, the command; nothing of one that can't be read."""
+    try:
+        with log.open("rb") as file:
+            unread = max(0, log.stat().st_size - TAIL)
+            file.seek(unread)
+            first, _, rest = file.read(TAIL).decode("utf-8", "replace").partition("\n")
+    except OSError:
+        return ""
+    return rest or (first if unread else "")
+
+
+def _plain(line: str) -> str:
+    """Return a line of a log without what would steer a terminal."""
+    return "".join(c for c in COLOURS.sub("", line).replace("\t", " ") if c.isprintable()).strip()
 
 
 def _sent(spec: "LLM") -> dict[str, object]:
@@ -209,10 +248,11 @@ def _cut(answer: Answer, spec: "LLM") -> Answer:
     return shorter
 
 
-async def _is_healthy(address: str) -> bool:
+async def _is_healthy(address: str, process: asyncio.subprocess.Process) -> bool:
+    """Tell whether a process is ready at its address; where it is gone, whoever answers there is another."""
     try:
         async with aiohttp.ClientSession() as session, session.get(address, timeout=aiohttp.ClientTimeout(LOOK)) as reply:
-            return reply.status == 200
+            return reply.status == 200 and process.returncode is None
     except (aiohttp.ClientError, TimeoutError, OSError):
         return False
 
@@ -239,10 +279,3 @@ def _free_port() -> int:
     with socket.socket() as found:
         found.bind((HOST, 0))
         return found.getsockname()[1]
-
-
-def _limit() -> float:
-    try:
-        return float(os.environ.get("DDMAKE_SERVER_START", START))
-    except ValueError:
-        return START

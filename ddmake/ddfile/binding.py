@@ -12,7 +12,7 @@ from ddmake.ddfile.inputs import Parts
 from ddmake.ddfile.registry import here
 from ddmake.ddfile.rule import Group, Options, Rule
 from ddmake.ddfile.shape import PLAIN, RESERVED, Shape, Take
-from ddmake.ddfile.specs import MODELS, named_parts
+from ddmake.ddfile.specs import MODELS, is_path, named_parts, served_model
 from ddmake.ddfile.structure import json_schema
 from ddmake.ddfile.target import ROW_FILES, ModelName, Source, Target, View, suffix
 from ddmake.ddfile.template import FILE, Template, template
@@ -121,7 +121,7 @@ class Binder:
     def __init__(self, flow: "Workflow", wildcards: Mapping[str, str]):
         self.flow, self.wildcards = flow, wildcards
         self.names: list[tuple[str, bool]] = []  # of models, that may prove to be a target's, and to fit a pattern
-        self.models = False  # whether there are any
+        self.models = False  # whether there are any, by name or not
         self._groups: list[Group] = []
         self._rest: list[Source] = []
 
@@ -131,7 +131,7 @@ class Binder:
 
     def input(self, value: Any, take: Take) -> Any:
         """Return an input as sources, views and models; a string is a path, or a model's name where one is asked for."""
-        if type(value) is Target and value.output is not None and not take.rows:
+        if type(value) is Target and value.output is not None and not take.rows and not take.model:
             return self._read(value.as_source())
         if take.rows:
             _check_rows(value)
@@ -191,6 +191,9 @@ class Binder:
         """Return a value with targets, models and templates in the form that the engine knows."""
         if take.schema and value is not None:
             return json_schema(value)
+        if take.written:
+            return value
+        self.models = self.models or take.model and value is not None
         if isinstance(value, str):
             return self._string(value, take, paths)
         if isinstance(value, Target):
@@ -214,7 +217,6 @@ class Binder:
 
     def _string(self, value: str, take: Take, paths: bool) -> Any:
         if take.model:
-            self.models = True
             meant = self._model(value, fits_patterns=True)
             return ModelName(meant) if isinstance(meant, str) else meant
         if take.prompt:
@@ -235,6 +237,8 @@ class Binder:
             path = name.removeprefix("hf/")
             if path.startswith(("./", "../", "/")) or path != name and (self.flow.root / self.flow.base / path).is_dir():
                 return self._read(self.flow.string(path))
+            if not fits_patterns and (model := served_model(name)) and is_path(model):
+                self.flow.string(model)  # so that it is settled before the name is
             self.names.append((name, fits_patterns))
         return name
 
@@ -287,7 +291,7 @@ def _items_of(value: Any) -> Any:
 
 
 def rename(rule: Rule, name: str, source: Source) -> None:
-    """Put a source in the place of a model's name that has proved to be a target's."""
+    """Put a source in the place of a model's name that has proved to be a target's, or a folder's that a server is to have."""
     for held in (rule.inputs, rule.arguments):
         held.update({parameter: _renamed(value, name, source) for parameter, value in held.items()})
     rule.reads = (*rule.reads, (source,))
@@ -297,10 +301,17 @@ def _renamed(value: Any, name: str, source: Source) -> Any:
     if isinstance(value, ModelName) and value.name == name:
         return source
     if isinstance(value, MODELS) and name in named_parts(value).values():
-        return replace(value, **{part: source for part, named in named_parts(value).items() if named == name})
+        meant = source if served_model(name) is None else _serving(name, source)
+        return replace(value, **{part: meant for part, named in named_parts(value).items() if named == name})
     if isinstance(value, list):
         return [_renamed(item, name, source) for item in value]
     return {key: _renamed(item, name, source) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _serving(name: str, source: Source) -> str:
+    """Return the name of a server's llm with its model by where it lies, from the main Ddfile's folder."""
+    path = source.path if is_path(source.path) else f"./{source.path}"
+    return f"{name.partition(':')[0]}:{path}"
 
 
 def leaves(value: Any) -> Iterator[Any]:

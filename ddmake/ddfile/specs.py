@@ -11,7 +11,9 @@ from typing import Any, Literal
 from ddmake.ddfile.check import bind, checked, signature_of
 from ddmake.ddfile.registry import here
 from ddmake.ddfile.target import Source, Target
-from ddmake.errors import DdfileError
+from ddmake.errors import DdfileError, did_you_mean
+
+DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")  # of weights in process
 
 
 def call() -> Any:
@@ -71,6 +73,15 @@ class LLM:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise DdfileError(f"{here()}: llm({str(self.name)!r}): {name}={value}; it is at least 1.")
+        for name, most in (("temperature", inf), ("top_p", 1), ("top_k", inf)):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= most:
+                told = "at least 0" if most == inf else f"from 0 to {most}"
+                raise DdfileError(f"{here()}: llm({str(self.name)!r}): {name}={value}; it is {told}.")
+        if self.stop == "" or not isinstance(self.stop, str) and "" in (self.stop or ()):
+            raise DdfileError(f"{here()}: llm({str(self.name)!r}): stop holds an empty text, which would end every answer "
+                              "before it begins. Leave it out.")
+        _check_dtype(self)
         if self.flags is not None and not str(self.name).startswith("server/"):
             raise DdfileError(f"{here()}: llm({str(self.name)!r}): flags= are of a server that ddmake starts, as "
                               "server/vllm:org/model. Leave them out.")
@@ -91,6 +102,16 @@ class LLM:
     def key_fields(self) -> dict[str, Any]:
         """Return the fields that are set and count in keys."""
         return _counting(self)
+
+
+def _check_dtype(spec: "LLM | Embedder") -> None:
+    """Raise DdfileError for a type of weights that there is none of; a server has its own."""
+    llms = isinstance(spec, LLM)
+    known = DTYPES if llms else DTYPES[1:]
+    if spec.dtype is not None and spec.dtype not in known and not str(spec.name).startswith("server/"):
+        kind, hint = ("llm", " Smaller weights are quantize='int8' or 'int4'.") if llms else ("embedder", "")
+        raise DdfileError(f"{here()}: {kind}({str(spec.name)!r}): dtype={spec.dtype!r} is none of {', '.join(known)}."
+                          f"{did_you_mean(spec.dtype, known)}{hint}")
 
 
 def _is_price(value: Any) -> bool:
@@ -138,6 +159,7 @@ class Embedder:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise DdfileError(f"{here()}: embedder({str(self.name)!r}): {name}={value}; it is at least 1.")
+        _check_dtype(self)
         if isinstance(self.name, str):
             object.__setattr__(self, "name", EMBEDDERS.get(self.name, self.name))
 
@@ -152,6 +174,7 @@ class Embedder:
 
 
 embedder = checked("embedder")(Embedder)
+SERVER = "server/"  # what the name of an llm begins with that ddmake starts a server for
 MODELS = (LLM, Embedder)  # specs that name a model, perhaps one that is made here
 
 
@@ -160,6 +183,16 @@ def _counting(spec: LLM | Embedder) -> dict[str, Any]:
     if spec.identity is not None:
         del found["base_url"]
     return {name: value for name, value in found.items() if value is not None}
+
+
+def is_path(model: str) -> bool:
+    """Tell whether a model is named by where it lies; else it is a toy's name, a target's or the Hub's."""
+    return model.startswith(("./", "../", "/"))
+
+
+def served_model(name: str) -> str | None:
+    """Return the model in the name of an llm that ddmake starts a server for; None for any other llm."""
+    return name.partition(":")[2] if name.startswith(SERVER) else None
 
 
 def named_parts(spec: LLM | Embedder) -> dict[str, Any]:

@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ddmake import toys
 from ddmake.ddfile import layout, pattern, selecting
 from ddmake.ddfile.binding import Shared, normal, rename
 from ddmake.ddfile.config import words
 from ddmake.ddfile.layout import Read
 from ddmake.ddfile.registry import here, workflow
 from ddmake.ddfile.rule import Rule
+from ddmake.ddfile.specs import is_path, served_model
 from ddmake.ddfile.target import ModelName, Source, Target
 from ddmake.errors import DdfileError, did_you_mean
 
@@ -116,10 +118,25 @@ class Workflow:
             if "{" in text:
                 pattern.refuse_wildcards(text)
             path = normal(text)
-            found = self._strings[text] = Source(posixpath.normpath(posixpath.join(self.base, path)) if self.base else path)
-            own = self.prefix and not path.startswith(("/", ".."))
-            self.top._open.append(Read(found, (self.prefix + path, found.path) if own else (found.path,)))
+            found = self._strings[text] = Source(self._from_root(path))
+            self.top._open.append(Read(found, self._places(path, found.path)))
         return found
+
+    def _from_root(self, path: str) -> str:
+        """Return a path as it is seen from the main Ddfile's folder; one that lies in there begins with neither / nor .."""
+        if self.base:
+            path = posixpath.normpath(posixpath.join(self.base, path))
+        if path.startswith(("/", "..")):
+            full = posixpath.normpath(posixpath.join(self.top.root.as_posix(), path))
+            roots = (f"{root.as_posix()}/" for root in (self.top.root, self.top.root.resolve()))
+            return next((full.removeprefix(root) for root in roots if full.startswith(root)), path)
+        return path
+
+    def _places(self, path: str, place: str) -> tuple[str, ...]:
+        """Return what a string may mean, the likeliest first: a target of this Ddfile's own, or what lies at a place."""
+        if not self.prefix or place.startswith(("/", "..")):
+            return (place,)
+        return (self.into + place if path.startswith(("/", "..")) else self.prefix + path, place)
 
     def promise(self, path: str) -> Source:
         """Return the input at a path that a pattern makes."""
@@ -156,13 +173,19 @@ class Workflow:
 
     def _settle_name(self, held: "tuple[Workflow, str, bool]", rules: list[Rule]) -> None:
         flow, name, fits_patterns = held
+        model = (not fits_patterns and served_model(name)) or ""
+        source = flow.string(model) if is_path(model) else self._named(flow, model or name, fits_patterns or bool(model))
+        for rule in rules if source is not None else ():
+            rename(rule, name, source)
+
+    def _named(self, flow: "Workflow", name: str, fits_patterns: bool) -> Source | None:
+        """Return the target that has a model's name, None for a toy's and where no rule makes it."""
         path = normal(name)
-        for place in (flow.prefix + path, posixpath.normpath(f"{flow.base}/{path}")):
+        for place in (flow.prefix + path, posixpath.normpath(f"{flow.base}/{path}")) if name not in toys.NAMES else ():
             found = self.made(place) if fits_patterns else self.targets.get(place)
             if found is not None:
-                for rule in rules:
-                    rename(rule, name, found.as_source())
-                return
+                return found.as_source()
+        return None
 
     def resolve(self, model: ModelName) -> Source | ModelName:
         """Return a model's name: one that is a target's has become a source when the Ddfile was loaded."""

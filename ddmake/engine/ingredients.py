@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from ddmake import toys
 from ddmake.artifacts.digest import Digest
 from ddmake.artifacts.views import columns_read
+from ddmake.backends import servers
 from ddmake.backends.models import weights_sha
 from ddmake.ddfile.config import Knobs
 from ddmake.ddfile.inputs import parts_of
@@ -30,10 +31,10 @@ CONTAINERS = (list, dict, tuple, set, frozenset, bytes)
 LONG = 8  # an input list of so many items is hashed apart, once for all that read it
 
 Ingredients = dict[str, Any]
-Identify = Callable[[Source, list[str] | None], Any]  # a source's canonical form, narrowed to the columns that are read
+Identify = Callable[[Source, Container[str] | None], Any]  # a source's canonical form, narrowed to the columns that are read
 
 
-def narrowed(digest: Digest, columns: list[str] | None) -> Any:
+def narrowed(digest: Digest, columns: Container[str] | None) -> Any:
     """Return of a digest what a reader of these columns depends on."""
     if digest["kind"] != "dataset":
         return {"kind": digest["kind"], "sha": digest["sha"]}
@@ -80,6 +81,7 @@ class Reader:
         self._codes = Codes(self._special, str(flow.root))
         self._lists: dict[int, Any] = {}  # canonical forms of long inputs, by the id of the bound list
         self._of_group: dict[int, set[int]] = {}  # the lists that hold a group of sources, by its id
+        self._reads: tuple[Group, ...] = ()  # of the rule at hand
 
     def forget(self, group: Group) -> None:
         """Work out anew the long inputs that a group of sources stands in: one of them has changed."""
@@ -103,6 +105,7 @@ class Reader:
 
     def given(self, rule: Rule) -> Ingredients:
         """Return of a rule's ingredients its inputs and arguments."""
+        self._reads = rule.reads
         takes, observed, free = rule.recipe.signature.parameters, rule.options.observes, rule.recipe.free
         inputs = {name: _without_observed(value, takes[name].annotation) for name, value in rule.inputs.items()
                   if name not in observed}
@@ -112,6 +115,7 @@ class Reader:
 
     def _ingredients(self, rule: Rule, epoch: int) -> Ingredients:
         recipe, options = rule.recipe, rule.options
+        self._reads = rule.reads
         made = {"schema": SCHEMA, "kind": recipe.kind, "code": self._recipe(recipe, options.version),
                 "outputs": {name: suffix(path) for name, path in rule.outputs.items()}, **self.given(rule)}
         if options.packages:
@@ -180,7 +184,17 @@ class Reader:
         fields = {name: self._value(value, f"{kind}'s {name}") for name, value in spec.key_fields().items()}
         if spec.name in toys.NAMES:
             fields["weights"] = _toy_sha(spec.name)
+        if (path := servers.path(spec)) is not None:
+            fields |= {"name": self._served(path), "server": servers.parts(spec.name)[0]}
         return {kind: fields}
+
+    def _served(self, path: str) -> Any:
+        """Return what lies where a server's model does."""
+        source = next((read for group in self._reads for read in group if read.path == path), None)
+        if source is None:
+            raise DdfileError(f"it reads an llm of the model {path} from outside of its arguments, where that would not count. "
+                              "Pass the llm as an argument.")
+        return self.identify(source, None)
 
 
 @cache
