@@ -68,10 +68,12 @@ def test_every_field_of_an_embedder_is_in_the_key_or_in_neither(project):
     project.write("docs.jsonl", '{"text": "a"}\n')
     (project.root / "tiny").mkdir()
     project.ddfile('jsonl("docs", "docs.jsonl")').make()
-    base = {name: key(project, "", name) for name in ("openai/some-model", "hf/tiny")}
-    assert len(set(base.values())) == 2 and None not in base.values()
+    lock = {f"org/tiny@{revision}": "0123456789" * 4 for revision in ("main", "abc")}
+    project.write("Ddfile.lock", "[model]\n" + "".join(f'"{name}" = "{sha}"\n' for name, sha in lock.items()))
+    base = {name: key(project, "", name) for name in ("openai/some-model", "hf/tiny", "hf/org/tiny")}
+    assert len(set(base.values())) == 3 and None not in base.values()
     for field, value in (COUNTS | COUNTS_FOR_NOTHING).items():
-        name = "hf/tiny" if field in HERE else "openai/some-model"
+        name = "hf/org/tiny" if field == "revision" else "hf/tiny" if field in HERE else "openai/some-model"
         assert (key(project, f", {field}={value}", name) != base[name]) == (field in COUNTS), field
 
 

@@ -56,12 +56,16 @@ def _model(path: Path, manifest: Manifest) -> dict[str, Any]:
         base = name.rpartition("/")[2]
         if base in NO_MEANING or base.startswith("events.out."):
             continue
-        meaning[name] = _config(path / name) if base in CONFIGS else sha
+        meaning[name] = _config(path / name, sha) if base in CONFIGS else sha
     return meaning
 
 
-def _config(path: Path) -> Any:
-    found = _json(path)
+def _config(path: Path, sha: str) -> Any:
+    """Return a config's values that mean something; of a damaged one the hash, so that only who reads it is told."""
+    try:
+        found = _json(path)
+    except ValueError:
+        return sha
     return found if not isinstance(found, dict) else {key: found[key] for key in sorted(found) if key not in VERSION_FIELDS}
 
 

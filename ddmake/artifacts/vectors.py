@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ddmake.errors import DdmakeError
 
 Matrix = NDArray[np.float32]
+BLOCK = 4096  # vectors that are looked at at once
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,16 @@ class Vectors:
         return found
 
 
-def of_column(column: pa.ChunkedArray, name: str) -> Vectors:
-    """Return the vectors of a column. Raises DdmakeError for one that holds none, or some of unlike lengths."""
+def of_column(column: pa.ChunkedArray, name: str, first: int = 0) -> Vectors:
+    """Return the vectors of a column; in messages its rows count from `first`.
+
+    Raises DdmakeError for a column that holds none, some of unlike lengths, or one with nan or inf in it.
+    """
     found = [(start, chunk) for start, chunk in zip(np.cumsum([0, *map(len, column.chunks)]), column.chunks) if len(chunk)]
     parts = [_part(chunk, name) for _, chunk in found]
     rows = [start + np.flatnonzero(chunk.is_valid().to_numpy(zero_copy_only=False)) for start, chunk in found]
+    for part, numbers in zip(parts, rows):
+        _refuse_odd(part, numbers, name, first)
     parts = [part for part in parts if len(part)]
     if len({part.shape[1] for part in parts}) > 1:
         raise DdmakeError(f"column {name!r} holds vectors of unlike lengths.")
@@ -65,9 +71,24 @@ def array(vectors: Matrix, there: Sequence[bool]) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), vectors.shape[1], mask=mask)
 
 
+def nothing(count: int, size: int | None = None) -> pa.Array:
+    """Return so many nulls in place of vectors, whose length may not be known."""
+    return pa.nulls(count, pa.list_(pa.float32()) if size is None else pa.list_(pa.float32(), size))
+
+
 def feature(dimensions: int) -> dict[str, Any]:
     """Return such a column as `datasets` describes it."""
     return {"feature": {"dtype": "float32", "_type": "Value"}, "length": dimensions, "_type": "List"}
+
+
+def _refuse_odd(part: Matrix, rows: NDArray[np.int64], name: str, first: int) -> None:
+    """Raise DdmakeError for a vector by which nothing can be compared; the first row that has one is named."""
+    for start in range(0, len(part), BLOCK):
+        fine = np.isfinite(part[start:start + BLOCK]).all(axis=1)
+        if not fine.all():
+            row = first + rows[start + fine.argmin()]
+            raise DdmakeError(f"column {name!r}: the vector of row {row} holds nan, inf or a number beyond float32. "
+                              "Mend it, or make it null.")
 
 
 def _part(chunk: pa.Array, name: str) -> Matrix:
@@ -82,5 +103,5 @@ def _part(chunk: pa.Array, name: str) -> Matrix:
         lengths = pc.min_max(pc.list_value_length(chunk)).as_py()
         if lengths["min"] != lengths["max"] or not size:
             raise DdmakeError(f"column {name!r} holds vectors of {lengths['min']} and of {lengths['max']} numbers.")
-    floats = values if pa.types.is_float32(values.type) else values.cast(pa.float32())
+    floats = values if pa.types.is_float32(values.type) else values.cast(pa.float32(), safe=False)  # rounded, as float64 is
     return floats.to_numpy(zero_copy_only=False).reshape(count, size)

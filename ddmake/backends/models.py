@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,19 @@ ADAPTER = "adapter_config.json"
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 MEANING = (  # the files of a model folder that say what the model answers
     "*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "config.json", "generation_config.json", ADAPTER,
-    "adapter_model*.bin", "tokenizer*.json", "tokenizer*.model", "special_tokens_map.json", "added_tokens.json",
-    "vocab*", "merges.txt", "spiece.model", "sentencepiece*.model", "chat_template.jinja",
+    "adapter_model*.bin", "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+    # vocabularies, as the tokenizers of transformers name them
+    "*vocab*", "merges.txt", "*.model", "*.spm", "*.tiktoken", "*.codes", "*.bpe", "dict*.txt", "normalizer.json", "tekken.json",
+    "prophetnet.tokenizer", "byte_maps.json",
 )
 TOKENIZER = "tokenizer_config.json"
+CLOCK = "strftime_now"  # by which a chat template asks for the day
 SEPARATOR = "ddmake_separator"  # in a tokenizer's config: what ended a prompt in training, where that is no line break
 QUANTIZERS = {  # how weights are made smaller: by which packages, the first that is installed
     "int8": ("torchao", "bitsandbytes"), "int4": ("torchao",), "nf4": ("bitsandbytes",), "fp4": ("bitsandbytes",),
 }
-SILENT = ("transformers_version", "peft_version", "_from_model_config", "_name_or_path", "base_model_name_or_path")
+PROMPTS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "ADAPTION_PROMPT")
+SILENT = ("transformers_version", "peft_version", "__version__", "_from_model_config", "_name_or_path", "base_model_name_or_path")
 
 
 def need(package: str, extra: str, use: str) -> None:
@@ -58,12 +63,30 @@ def base_name(base: Path | str) -> str:
 def read_json(folder: Path, name: str) -> dict[str, Any]:
     """Return a JSON file of a model folder; {} if it isn't there."""
     path = folder / name
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return _config(path) if path.is_file() else {}
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """Return a config of a model. Raises DdmakeError for a file that is damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DdmakeError(f"{path}: it isn't JSON ({error}). Mend it, or put the model there anew.") from None
+    if not isinstance(found, dict):
+        raise DdmakeError(f"{path}: it holds no JSON object. Mend it, or put the model there anew.")
+    return found
 
 
 def is_adapter(model: Path | str) -> bool:
     """Tell whether a model is a folder with a LoRA adapter alone."""
     return (Path(model) / ADAPTER).is_file()
+
+
+def why_no_adapter(folder: Path | str) -> str | None:
+    """Return a sentence for an adapter of a kind that isn't put on weights but before prompts; None for any other."""
+    kind = str(read_json(Path(folder), ADAPTER).get("peft_type", "LORA")).upper()
+    return f"the adapter {folder} is of the kind {kind}, which can't be asked here: it is put before prompts, and not on " \
+           "weights. Take a LoRA adapter, or another that changes weights." if kind in PROMPTS else None
 
 
 def adapter_base(folder: Path | str) -> tuple[Path | str, str | None]:
@@ -81,7 +104,9 @@ def adapter_base(folder: Path | str) -> tuple[Path | str, str | None]:
 def is_encoder_decoder(model: Path | str, revision: str | None = None) -> bool:
     """Tell whether a model is an encoder-decoder (T5, BART); of a Hub name, its config is fetched."""
     if is_adapter(model):
-        return is_encoder_decoder(*adapter_base(model))
+        from ddmake.backends.hub import pinned_base  # which reads an adapter's base by this module
+
+        return is_encoder_decoder(*pinned_base(model))
     if Path(model).is_dir():
         return bool(read_json(Path(model), "config.json").get("is_encoder_decoder", False))
     from transformers import AutoConfig
@@ -106,6 +131,8 @@ def identity(model: Path | str, adapter: Path | str | None, *, commit: str | Non
         "template": hashlib.sha256(str(template).encode()).hexdigest() if template else None,
         "separator": None if template else separator,
     }
+    if CLOCK in str(template):
+        told["day"] = date.today().isoformat()
     return told if quantize is None else {**told, "quantize": f"{quantize} by {quantizer(quantize)}"}
 
 
@@ -172,7 +199,7 @@ def files_sha(folder: Path | str, sha: Callable[[str], str] = hashes.of_file) ->
 
 def config_sha(path: Path) -> str:
     """Return the sha256 of a config's values, whatever their order, without who wrote it and where the base lies."""
-    values = json.loads(path.read_text(encoding="utf-8"))
+    values = _config(path)
     meant = {name: value for name, value in values.items() if name not in SILENT}
     return hashlib.sha256(json.dumps(meant, sort_keys=True).encode()).hexdigest()
 
@@ -187,12 +214,18 @@ def plain_text(messages: Sequence[Mapping[str, str]], separator: str, encoder_de
     return "\n".join(contents) if encoder_decoder else separator.join([*contents, ""])
 
 
-def prompt_ids(tokenizer: Any, messages: Sequence[Mapping[str, str]], separator: str,
-               encoder_decoder: bool) -> list[int]:
+def takes_tools(template: str | Mapping[str, str] | None) -> bool:
+    """Tell whether a chat template has a place for tools: one of several may be there for them."""
+    return template is not None and ("tool_use" in template if isinstance(template, Mapping) else "tools" in template)
+
+
+def prompt_ids(tokenizer: Any, messages: Sequence[Mapping[str, str]], separator: str, encoder_decoder: bool,
+               tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
     """Return the tokens that a model is given for chat messages: one way for training and for asking."""
     if tokenizer.chat_template:
         turns = [dict(message) for message in messages]
-        return tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False)
+        return tokenizer.apply_chat_template(turns, tools=list(tools) or None, add_generation_prompt=True, tokenize=True,
+                                             return_dict=False)
     ids = tokenizer(plain_text(messages, separator, encoder_decoder))["input_ids"]
     # some tokenizers end every text; a decoder's prompt is no finished text
     return ids[:-1] if not encoder_decoder and ids and ids[-1] == tokenizer.eos_token_id else ids

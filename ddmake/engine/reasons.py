@@ -1,7 +1,7 @@
 """Why a target is stale: the difference between the ingredients it was made of and today's, in words."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,22 @@ from ddmake.engine.ingredients import Ingredients
 
 SHOWN = 3  # differences told in one line
 LONG = 24  # characters of a value told in one line
+CONTENTS = "the contents of its folder changed"  # told of a model that goes by its folder
 FOLLOWS = (" is new", " no longer read", " is gone")  # what mostly follows from another difference
 
 
-def reason(before: Ingredients, now: Ingredients) -> str:
-    """Return in a line what changed, the most telling first."""
-    found = list(dict.fromkeys(_differences(before, now)))
+def reason(before: Ingredients, now: Ingredients, folders: Mapping[str, str] = {}) -> str:
+    """Return in a line what changed, the most telling first. `folders` are those of models, by the argument that names one."""
+    found = [_named(line, folders) for line in dict.fromkeys(_differences(before, now))]
     found = [line for line in found if not line.endswith(FOLLOWS)] or found
     more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
     return ", ".join(found[:SHOWN]) + more if found else "changed"
+
+
+def _named(line: str, folders: Mapping[str, str]) -> str:
+    """Return a line that tells of a model's folder with the folder's name, where that is known."""
+    path = line.removesuffix(f": {CONTENTS}")
+    return f"{path}: the contents of {folders[path]} changed" if path != line and path in folders else line
 
 
 def _differences(before: Ingredients, now: Ingredients) -> Iterator[str]:
@@ -223,6 +230,9 @@ def _llm(path: str, old: Any, new: Any) -> Iterator[str]:
     was, now = next((old[form], new[form]) for form in ("llm", "embedder") if form in old and form in new)
     if was.get("name") != now.get("name"):  # another toy has other weights, which goes without saying
         was, now = {**was, "weights": None}, {**now, "weights": None}
+    if isinstance(was.get("name"), dict) and isinstance(now.get("name"), dict) and not _same(was["name"], now["name"]):
+        yield f"{path}: {CONTENTS}"
+        now = {**now, "name": was["name"]}
     yield from (_changed(f"{path}: {part}", one, other) for part, one, other in _unlike(was, now))
 
 
