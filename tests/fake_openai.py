@@ -16,6 +16,7 @@ POST /faults changes its controls, those that are named:
     latency        seconds until a reply
     finish         the finish reason ("length": the answer is cut)
     say            the answer in place of capitals
+    sign           true: the answer begins with the model's name
     reasoning      what is told of the thinking
     call           true: an answer is a call of the first tool, with arguments that fit it
     usage          the usage in place of a quarter of the characters; null: none is told
@@ -99,6 +100,7 @@ def prompt(body: dict) -> str:
 def answer(path: str, body: dict, name: str) -> web.Response:
     answered[name] += 1
     schema, text = schema_of(body), controls.get("say") or prompt(body).upper()
+    text = f"{body['model']}: {text}" if controls.get("sign") else text
     if schema is not None:
         text = json.dumps(fitting(schema, schema.get("$defs", {}), text))
     finish, used = controls.get("finish", "stop"), usage(name, text)
