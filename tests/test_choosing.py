@@ -71,7 +71,7 @@ def test_scores_are_the_models_log_probabilities(folder, opened, kind, which):
 @pytest.mark.parametrize("kind", KINDS)
 def test_scores_do_not_depend_on_the_batch(opened, kind, monkeypatch):
     together = scores(opened[kind], asked(LABELS["several"]))
-    monkeypatch.setattr(opened[kind], "rows", 1)
+    monkeypatch.setattr(opened[kind].choosing, "rows", 1)
     alone = scores(opened[kind], list(reversed(asked(LABELS["several"]))))
     assert set(together) == set(alone) == set(range(9))
     assert all(together[n] == pytest.approx(alone[n], abs=2e-4) for n in together)

@@ -1,11 +1,14 @@
 """Decoding with refill: whatever is beside a row, whenever it comes, however it is read, its text is the same."""
 
 import json
+import shutil
 from collections import Counter
+from datetime import date
 
 import pytest
 import small_models
 import torch
+import transformers
 from transformers import BloomConfig, BloomForCausalLM, GenerationConfig, MistralConfig, MistralForCausalLM
 
 from ddmake.backends import hf, models, slots
@@ -13,6 +16,7 @@ from ddmake.backends.base import Request
 from ddmake.backends.decoding import read_sampling
 from ddmake.backends.hf import LocalModel
 from ddmake.backends.loading import load_model, load_tokenizer
+from ddmake.errors import DdmakeError
 
 SAMPLINGS = {"drawn": {"temperature": 3.0}, "cut": {"temperature": 6.0, "top_p": 0.9, "top_k": 30}, "greedy": {"temperature": 0}}
 DRAWN = {"temperature": 3.0, "max_tokens": 40}
@@ -100,7 +104,8 @@ def test_stop_strings_are_found_wherever_they_begin(folder):
     assert all(cut[number].tokens_out < free[number].tokens_out for number in free if stop in free[number][:-4])
 
 
-@pytest.mark.parametrize("penalty", [{"repetition_penalty": 1.3}, {"no_repeat_ngram_size": 2}])
+@pytest.mark.parametrize("penalty", [{"repetition_penalty": 1.3}, {"no_repeat_ngram_size": 2},
+                                     {"repetition_penalty": 0.7, "no_repeat_ngram_size": 3}])
 def test_penalties_of_the_generation_config_are_transformers_own(folder, tmp_path, penalty):
     made = small_models.causal(tmp_path / "penalised", chat=True)
     GenerationConfig(eos_token_id=3, pad_token_id=0, **penalty).save_pretrained(made)
@@ -113,7 +118,7 @@ def test_penalties_of_the_generation_config_are_transformers_own(folder, tmp_pat
     assert answers != dict(LocalModel(folder, sampling={"temperature": 0, "max_tokens": 20}).answers(asked()[:6]))
 
 
-def test_what_has_no_slots_is_decoded_by_generate(folder, tmp_path):
+def test_what_has_no_slots_is_decoded_by_generate(folder, tmp_path, capsys):
     """A sliding window and ALiBi: the one is told by the config, the other by a trial."""
     common = {"vocab_size": 320, "hidden_size": 64, "bos_token_id": None, "eos_token_id": 3, "pad_token_id": 0,
               "initializer_range": 0.1}
@@ -132,7 +137,29 @@ def test_what_has_no_slots_is_decoded_by_generate(folder, tmp_path):
             ids = models.prompt_ids(local.tokenizer, request.messages, "\n", False)
             whole = model.eval().generate(torch.tensor([ids]), max_new_tokens=20, do_sample=False)[0]
             assert answers[number] == local.tokenizer.decode(whole[len(ids):], skip_special_tokens=True)
-    assert LocalModel(folder).refills and not slots.has_slots(made["alibi"])
+    assert LocalModel(folder).refills and "too many values to unpack" in slots.why_no_slots(made["alibi"])
+    told = capsys.readouterr().out.splitlines()
+    assert [line.partition(", since ")[0] for line in told] == [
+        f"{name}: answers are written in batches, by transformers' generate" for name in made]
+    assert "not all of its layers attend" in told[0] and "can't use a cache of slots: ValueError" in told[1]
+
+
+@pytest.mark.parametrize("error, alone", [(KeyError("slots"), False), (torch.OutOfMemoryError("full"), False), (ValueError("x"), True)])
+def test_a_trial_that_fails_otherwise_is_no_verdict(folder, monkeypatch, error, alone):
+    """What a model raises without slots, and what no architecture raises for its cache, isn't taken for a lack of slots."""
+    model = load_model(folder)
+    forward = model.forward
+
+    def failing(input_ids, past_key_values=None, **given):
+        if alone or past_key_values is not None:
+            raise error
+        return forward(input_ids=input_ids, **given)
+
+    monkeypatch.setattr(model, "forward", failing)
+    with pytest.raises(type(error)):
+        slots.why_no_slots(model)
+    monkeypatch.undo()
+    assert slots.why_no_slots(model) is None, "and nothing is remembered of it"
 
 
 def test_prompt_of_one_token(tmp_path):
@@ -153,6 +180,109 @@ def test_guided_rows_and_free_ones_go_together(folder):
     static = LocalModel(folder, sampling=DRAWN, batch_size=8)
     static.refills = False
     assert dict(static.answers(requests)) == answers
+
+
+SIZES = {"vocab_size": 320, "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2, "max_position_embeddings": 512,
+         "initializer_range": 0.2, "bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0}
+TURNING = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 8, "long_factor": [4.0 + at for at in range(8)],
+           "original_max_position_embeddings": 64}
+AWKWARD = {  # what needs more than a mask to tell rows apart
+    "local attention": transformers.GPTNeoConfig(vocab_size=320, hidden_size=64, num_layers=2, num_heads=4, max_position_embeddings=512,
+                                                 initializer_range=0.2, attention_types=[[["global", "local"], 1]], window_size=16),
+    "positions by length": transformers.Phi3Config(**SIZES, intermediate_size=96, original_max_position_embeddings=64, rope_parameters=TURNING),
+    "padding is read": transformers.RwkvConfig(vocab_size=320, hidden_size=64, num_hidden_layers=2, context_length=512, eos_token_id=1),
+    "convolutions": transformers.Lfm2Config(**SIZES, intermediate_size=96, num_key_value_heads=2, layer_types=["conv", "full_attention"]),
+    "no cache": transformers.OpenAIGPTConfig(vocab_size=320, n_embd=64, n_layer=2, n_head=4, n_positions=512, initializer_range=0.2,
+                                           tie_word_embeddings=False),
+}
+
+
+@pytest.fixture(scope="module")
+def awkward(folder, tmp_path_factory):
+    """Make a model of such a kind, by its name."""
+    def make(kind):
+        made = tmp_path_factory.mktemp("awkward")
+        torch.manual_seed(0)
+        transformers.AutoModelForCausalLM.from_config(AWKWARD[kind]).save_pretrained(made)
+        tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=small_models.bpe(), eos_token="</s>", model_max_length=512)
+        tokenizer.save_pretrained(made)
+        return made
+
+    return make
+
+
+@pytest.mark.parametrize("kind", AWKWARD)
+def test_rows_of_awkward_models_do_not_bear_on_one_another(awkward, kind):
+    made, words = awkward(kind), small_models.WORDS * 7
+    texts = [" ".join(words[count:2 * count]) for count in (1, 2, 12, 30, 33, 21, 9)]
+    requests = [(number, number, Request(({"role": "user", "content": text},))) for number, text in enumerate(texts)]
+    together = dict(LocalModel(made, sampling={"temperature": 0, "max_tokens": 20}).answers(requests))
+    alone = LocalModel(made, sampling={"temperature": 0, "max_tokens": 20}, batch_size=1)
+    assert dict(alone.answers(requests[::-1])) == together and len(set(together.values())) > 3
+    model = load_model(made).eval()
+    for number, _, request in requests:
+        ids = models.prompt_ids(alone.tokenizer, request.messages, "\n", False)
+        whole = model.generate(torch.tensor([ids]), max_new_tokens=20, do_sample=False, pad_token_id=0)[0]
+        assert together[number] == alone.tokenizer.decode(whole[len(ids):], skip_special_tokens=True)
+    chosen = [(number, 0, Request(request.messages, labels=("red", "green"))) for number, _, request in requests]
+    scores = {number: answer.scores for number, answer in alone.answers(chosen)}
+    for number, answer in LocalModel(made).answers(chosen):
+        assert answer.scores == pytest.approx(scores[number], abs=1e-3)
+
+
+def test_padding_is_not_penalised(tmp_path):
+    """A model with a window, whose padding is the token that would be written."""
+    made = tmp_path / "window"
+    config = MistralConfig(**SIZES | {"pad_token_id": 5}, intermediate_size=96, num_key_value_heads=2, sliding_window=16)
+    torch.manual_seed(0)
+    model = MistralForCausalLM(config)
+    model.save_pretrained(made)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=small_models.bpe(), eos_token="</s>").save_pretrained(made)
+    GenerationConfig(eos_token_id=1, pad_token_id=5, repetition_penalty=5.0).save_pretrained(made)
+    requests = asked()[:12]
+    given = {"temperature": 1.0, "max_tokens": 20}
+    together = dict(LocalModel(made, sampling=given).answers(requests))
+    assert together == dict(LocalModel(made, sampling=given, batch_size=1).answers(requests))
+
+
+def test_a_special_token_ends_an_answer_where_it_is_a_stop_string(folder):
+    hot = {"temperature": 30.0, "max_tokens": 40}
+    free = LocalModel(folder, sampling=hot)
+    decoder = free._decoders()[0]
+    rows = [*decoder.decode([free._open(*one) for one in asked(60)]), *decoder.drain()]
+    written = {row.number: row.written for row in rows}
+    token = next(token for token in (0, 1, 2) if any(token in tokens[:-1] for tokens in written.values()))
+    stop = small_models.SPECIAL[token]
+    for number, answer in LocalModel(folder, sampling={**hot, "stop": [stop]}).answers(asked(60)):
+        tokens = written[number]
+        assert answer.tokens_out == (tokens.index(token) + 1 if token in tokens else len(tokens))
+        assert stop not in answer and (token not in tokens or answer.finish_reason == "stop")
+
+
+TOOL = {"type": "function", "function": {"name": "weather", "description": "d", "parameters": {"type": "object", "properties": {}}}}
+
+
+def test_tools_are_told_to_the_model_by_its_chat_template(folder, tmp_path):
+    request = Request(({"role": "user", "content": "hi"},), tools=(TOOL,))
+    with pytest.raises(DdmakeError, match="its chat template has no place for tools="):
+        list(LocalModel(folder, sampling=DRAWN).answers([(0, 0, request)]))
+    made = shutil.copytree(folder, tmp_path / "calling")
+    (made / "chat_template.jinja").write_text("{% if tools %}{{ tools[0].function.name }}{% endif %}" + small_models.CHAT)
+    model = LocalModel(made)
+    assert "weather" in model.tokenizer.decode(model._open(0, 0, request).prompt)
+    assert "weather" not in model.tokenizer.decode(model._open(0, 0, Request(request.messages)).prompt)
+
+
+def test_a_template_that_tells_the_day_has_it_in_its_key(folder, tmp_path, monkeypatch):
+    made = shutil.copytree(folder, tmp_path / "dated")
+    (made / "chat_template.jinja").write_text("{{ strftime_now('%Y-%m-%d') }}" + small_models.CHAT)
+    monkeypatch.setattr(models, "date", type("Then", (date,), {"today": classmethod(lambda cls: date(2031, 5, 6))}))
+    assert LocalModel(made).identity()["day"] == "2031-05-06" and "day" not in LocalModel(folder).identity()
+
+
+def test_next_to_nothing_is_a_temperature_of_nothing(folder):
+    assert dict(LocalModel(folder, sampling={"temperature": 1e-42, "max_tokens": 9}).answers(asked()[:4])) == \
+        dict(LocalModel(folder, sampling={"temperature": 0, "max_tokens": 9}).answers(asked()[:4]))
 
 
 def test_draws_are_the_rows_own():

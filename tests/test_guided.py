@@ -82,8 +82,26 @@ def test_fields_are_written_in_the_order_of_the_schema(folder):
         assert list(json.loads(ask(folder / "chat", requests([schema], 1))[0])) == order
 
 
-def test_a_model_without_end_tokens_ends_where_the_json_does(folder):
+@pytest.mark.parametrize("kind", KINDS)
+def test_json_that_is_whole_with_the_last_token_is_not_cut(folder, kind):
+    asked = requests([SCHEMAS["choices"]], 4)
+    whole = ask(folder / kind, asked, sampling={"temperature": 0})
+    for most in (max(answer.tokens_out for answer in whole.values()) - 1, min(answer.tokens_out for answer in whole.values()) - 2):
+        for number, answer in ask(folder / kind, asked, sampling={"temperature": 0, "max_tokens": most}).items():
+            fits = answer == whole[number]
+            assert fits == (most >= whole[number].tokens_out - 1), "all but its end token"
+            assert answer.finish_reason == ("stop" if fits else "length")
+
+
+def test_a_number_that_could_go_on_is_cut(toy):
+    guide = Guides(toy, [toy.eos_token_id], len(toy)).guide(WHOLE)
+    assert not guide.ended(toy("12", add_special_tokens=False)["input_ids"])
+
+
+@pytest.mark.parametrize("refills", [True, False])
+def test_a_model_without_end_tokens_ends_where_the_json_does(folder, refills):
     local = LocalModel(folder / "chat", sampling={"max_tokens": 80})
+    local.refills = refills
     local.ends = []
     local.guides = Guides(local.tokenizer, [], local.guides.vocabulary)
     answers = dict(local.answers(requests([SCHEMAS["choices"]], 4)))

@@ -12,7 +12,7 @@ from ddmake import toys
 from ddmake.backends import models
 from ddmake.backends.base import Answer, Request
 from ddmake.backends.hf import LocalModel, end_tokens, read_sampling
-from ddmake.backends.loading import load_model, load_tokenizer
+from ddmake.backends.loading import load, load_model, load_tokenizer
 from ddmake.errors import DdmakeError, MissingExtra
 
 KINDS = ("chat", "plain", "t5", "bart")
@@ -164,6 +164,26 @@ def test_out_of_memory_halves_the_batch(folder, kind, monkeypatch):
 
     monkeypatch.setattr(backend.model, "forward", causal if kind == "chat" else small)
     assert dict(backend.answers(requests())) == expected and max(sizes) > 6
+
+
+@pytest.mark.parametrize("kind", ["chat", "t5"])
+def test_what_fits_is_remembered_for_the_next_pass_and_told_once(folder, kind, monkeypatch, capsys):
+    loaded = load(folder / kind)
+    forward, failed = loaded.model.forward, []
+
+    def small(*args, input_ids=None, decoder_input_ids=None, **given):
+        rows = len(decoder_input_ids if input_ids is None else input_ids)
+        if rows > 6:
+            failed.append(rows)
+            raise torch.OutOfMemoryError("no memory")
+        return forward(*args, input_ids=input_ids, decoder_input_ids=decoder_input_ids, **given)
+
+    monkeypatch.setattr(loaded.model, "forward", small)
+    for _ in range(3):
+        ask(folder / kind, {"max_tokens": 5}, loaded=loaded)
+    assert len(failed) == 2 and capsys.readouterr().out.count("memory ran out with ") == 2
+    ask(folder / kind, {"max_tokens": 6}, loaded=loaded)
+    assert len(failed) == 4, "longer answers are tried anew"
 
 
 @pytest.mark.parametrize("kind", ["chat", "t5"])

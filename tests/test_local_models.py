@@ -3,20 +3,23 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import small_models
 import torch
-from conftest import Project
+from conftest import Project, Result
 from peft import LoraConfig, get_peft_model
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from ddmake import llm, toys
 from ddmake.backends import local
 from ddmake.backends.base import Request
 from ddmake.backends.hf import LocalModel
 from ddmake.backends.loading import Manner, load, load_model, load_tokenizer, roughness
-from ddmake.backends.models import read_json
+from ddmake.backends.models import read_json, weights_sha
 from ddmake.backends.unopened import identity_by_files
 from ddmake.ddfile.specs import LLM
 from ddmake.errors import DdmakeError, MissingExtra
@@ -136,6 +139,38 @@ def test_weights_under_a_swapped_adapter_are_those_of_a_fresh_one(folder, loads,
     assert base.keys() == plain.keys() and all(torch.equal(base[name], plain[name]) for name in plain)
 
 
+@pytest.mark.parametrize("trained", [{"bias": "none"}, {"bias": "all"}, {"bias": "lora_only"}, {"modules_to_save": ["lm_head"]}, "embeddings"])
+def test_an_adapter_that_brings_weights_of_the_base_leaves_that_as_it_is(tmp_path, loads, trained):
+    torch.manual_seed(0)
+    base, put = tmp_path / "base", tmp_path / "put"
+    Qwen2ForCausalLM(Qwen2Config(vocab_size=320, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4,
+                                 num_key_value_heads=2, tie_word_embeddings=True)).save_pretrained(base)
+    small_models.ending_tokenizer().save_pretrained(base)
+    told = {} if trained == "embeddings" else trained
+    tuned = get_peft_model(load_model(base), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM", **told))
+    with torch.no_grad():
+        for name, weight in tuned.named_parameters():
+            if weight.requires_grad or "embed_tokens" in name and trained == "embeddings":
+                weight.add_(torch.randn_like(weight))
+    tuned.save_pretrained(put, save_embedding_layers=trained == "embeddings")
+    spec = LLM("x/y", temperature=0)
+    kept = {name: weight.clone() for name, weight in local.open_local(spec, base, None).model.state_dict().items()}
+    shared = local.open_local(spec, base, put).model.state_dict()
+    after = local.open_local(spec, base, None).model.state_dict()
+    assert loads == ["base"] and all(torch.equal(kept[name], after[name]) for name in kept)
+    fresh = load(base, put).model.state_dict()
+    assert all(torch.equal(shared[name], fresh[name]) for name in fresh) and any(not torch.equal(kept[name], fresh[name]) for name in kept)
+
+
+@pytest.mark.parametrize("file", ["source.spm", "vocab.json", "dict.txt", "bpe.codes", "tokenizer.model", "cl100k.tiktoken"])
+def test_vocabularies_count(folder, tmp_path, file):
+    made = shutil.copytree(folder / "plain", tmp_path / "made")
+    (made / file).write_text("a")
+    before = weights_sha(made)
+    (made / file).write_text("b")
+    assert weights_sha(made) != before
+
+
 def test_as_many_models_are_kept_as_there_is_room_for(folder, loads, monkeypatch):
     spec = LLM("x/y", temperature=0, max_tokens=2)
     for name in ("plain", "chat", "plain", "chat"):
@@ -250,6 +285,15 @@ def test_a_card_says_where_rows_may_bear_on_one_another(made):
     assert {name for name, text in cards.items() if said in text} >= {"half"} and said not in cards["plain1"]
 
 
+def test_a_card_says_so_too_where_all_answers_were_known(copied):
+    copied.ddfile(DDFILE.replace('"said", accept={"length"})\n\n    @step("process"', '"heard", accept={"length"})\n\n    @step("process"'))
+    told = copied.make("-j", "1", "half", "process").output
+    assert "0 sent, 4 cached" in told and copied.rows("process")[0]["torch"] is False
+    copied.make("cards", "half")
+    assert "4 cached" in (card := next(copied.root.glob("cards/half/*.md")).read_text())
+    assert "answers may depend on the rows asked beside them (bfloat16)" in card
+
+
 def test_models_answer_as_they_do_without_a_workflow(made, folder):
     for name, put in (("plain", None), ("tuned", folder / "on_plain1"), ("chat", None)):
         model = LocalModel(folder / name.replace("tuned", "plain"), adapter=put, sampling={"temperature": 0, "max_tokens": 6})
@@ -262,8 +306,34 @@ def test_models_answer_as_they_do_without_a_workflow(made, folder):
 
 
 def test_a_dry_run_counts_what_local_models_would_be_asked(copied, made):
-    assert made.counted["plain1"] == made.counted["tuned2"] == ("4", "0")
-    assert counts(copied.make("-n", "--force", "plain1", "tuned2", "--only")) == {"plain1": ("0", "4"), "tuned2": ("0", "4")}
+    assert made.counted["plain1"] == made.counted["tuned2"] == ("4", "0") and made.counted["scores"] == ("8", "0")
+    known = {"plain1": ("0", "4"), "tuned2": ("0", "4"), "scores": ("0", "8")}
+    assert counts(copied.make("-n", "--force", "plain1", "tuned2", "scores", "--only")) == known
+
+
+def test_models_that_are_compared_as_they_are_need_not_be_loaded_to_be_counted(copied):
+    """By name, by folder, or made here."""
+    copied.ddfile("""
+        import shutil
+
+        rows = jsonl("rows", "in.jsonl")
+
+        @train("own", "./plain")
+        def own(source, *, output):
+            shutil.copytree(source, output, dirs_exist_ok=True)
+
+        evaluate("toy", {"toy": "tiny"}, rows, prompt="{{ x }}", reference="x", max_tokens=4)
+        evaluate("folder", {"a": "./plain", "b": "./on_plain1"}, rows, prompt="{{ x }}", reference="x", max_tokens=4)
+        evaluate("made", {"tuned": own}, rows, prompt="{{ x }}", reference="x", max_tokens=4)
+    """).write("in.jsonl", '{"x": "a"}\n{"x": null}\n{"x": "b"}\n')
+    behind = {line.split()[1]: line.split()[2:4] for line in copied.make("-n").output.splitlines() if line.startswith("maybe")}
+    assert behind["made"] == behind["toy"] == ["?", "?"]
+    copied.make("rows", "own")
+    script = ("import sys\nfrom ddmake.cli.main import main\ntry: main(['-n'])\nexcept SystemExit: pass\n"
+              "print('torch' in sys.modules, 'transformers' in sys.modules)")
+    told = subprocess.run([sys.executable, "-c", script], cwd=copied.root, capture_output=True, text=True).stdout
+    assert counts(Result(0, told)) == {"toy": ("2", "0"), "folder": ("4", "0"), "made": ("0", "2")}, "the last is the same as a"
+    assert told.splitlines()[-1] == "False False"
 
 
 def test_answers_that_are_known_need_no_model(copied):
@@ -279,7 +349,7 @@ def test_what_lies_in_a_folder_counts(copied):
     (copied.root / "plain/config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3}))
     plan = copied.make("-n", "-v")
     stale = {target for target, verdict in plan.verdicts().items() if verdict == "make"}
-    assert stale == {"plain1", "plain2", "tuned1", "tuned2", "half", "scores"} and plan.why("plain1") == "llm: name changed"
+    assert stale == {"plain1", "plain2", "tuned1", "tuned2", "half", "scores"} and plan.why("plain1") == "llm: the contents of plain changed"
 
 
 def test_a_folder_that_is_not_there_is_named(project):
@@ -305,6 +375,33 @@ def test_int8_by_torchao(folder, loads):
     spec = LLM("x/y", temperature=0, max_tokens=12, quantize="int8")
     model = local.open_local(spec, folder / "plain", folder / "on_plain1")
     assert model.roughness == "quantised" and len(answers(model)) == len(ASKED) and len(local._kept) == 1
+
+
+def test_int4_by_torchao_names_what_it_needs(folder, loads):
+    pytest.importorskip("torchao")
+    with pytest.raises(DdmakeError, match="quantize='int4' needs a GPU and the package mslk"):
+        local.open_local(LLM("x/y", quantize="int4"), folder / "plain", None)
+
+
+@pytest.mark.parametrize("model, stated, refused", [
+    ("openai/gpt-4o", "quantize='int8'", "quantize"), ("openai/gpt-4o", "dtype='bfloat16'", "dtype"),
+    ("vllm/org/model", "device_map='auto'", "device_map"), ("openrouter/org/model", "revision='main'", "revision"),
+    ("anthropic/claude-sonnet-4-5", "adapter='./lora'", "adapter"), ("anthropic/claude-sonnet-4-5", "quantize='nf4'", "quantize"),
+    ("my/model", "base_url='http://127.0.0.1:9/v1', quantize='int8'", "quantize"), ("server/vllm:org/model", "quantize='int8'", "quantize"),
+    ("hf/./plain", "reasoning='low'", "reasoning"), ("hf/./plain", "extra={'n': 1}", "extra"),
+    ("hf/./plain", "base_url='http://127.0.0.1:9/v1'", "base_url"), ("hf/./plain", "api='completion'", "api"),
+    ("hf/./plain", "dtype='bfloat16', batch_size=4", None), ("tiny", "reasoning='low', quantize='int8'", None),
+    ("echo", "dtype='bfloat16'", None), ("openai/gpt-4o", "batch_size=4", None),
+])
+def test_what_a_model_cannot_be_told_is_refused(project, folder, monkeypatch, model, stated, refused):
+    """Where weights are loaded says which fields count there; toys stand in for any model, and `batch_size` counts nowhere."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (project.root / "plain").symlink_to(folder / "plain")
+    (project.root / "lora").symlink_to(folder / "on_plain1")
+    result = project.ddfile(f"generate('said', llm=llm({model!r}, {stated}), prompt='x', n=1)").run("-n")
+    told = f"llm('{model.removeprefix('hf/./')}'): " in result.output and f" {refused}=" in result.output and "Leave it out" in result.output.replace(
+        "Give the server a flag of its own", "Leave it out")
+    assert (result.code == 2) == told == (refused is not None), result.output
 
 
 def test_a_training_records_its_separator(folder, tmp_path):

@@ -5,7 +5,7 @@ Floors: the call layer above adds cache, order, limits, budget and further tries
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Request:
     epoch: int = 0  # raised by --resample: in the key, never sent
     labels: tuple[str, ...] | None = None  # the answer is to be one of these, chosen by their probabilities
     attempt: int = 0  # raised where a parser refused the answer before: in the key, never sent
+    turn: Literal["assistant", "user"] = "assistant"  # whose turn it writes; a user's if the backend's `writes_users` is true
 
 
 class Answer(str):
@@ -44,6 +45,7 @@ class Answer(str):
     wrong: str | None = None  # why a pass over prompts can't use it, and what it made of it otherwise
     value: Any = None
     scores: Mapping[str, float] | None = None  # log-probabilities of the labels that there were to choose among
+    rough: str | None = None  # why its text may depend on the rows that were asked beside it, where it may
 
     def __new__(cls, text: str = "", *, model: str = "", finish_reason: str | None = None,
                 tokens_in: int | None = None, tokens_out: int | None = None, error: str | None = None,

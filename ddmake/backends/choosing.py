@@ -7,7 +7,6 @@ tokens tell holds for both; then the end of the answer counts as a further token
 The prompt is read once for all labels. That alone tells all where each is one token; longer ones go on from its cache.
 """
 
-import inspect
 import math
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
@@ -21,6 +20,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from ddmake.backends.base import Answer
 from ddmake.backends.decoding import Row
+from ddmake.backends.reach import forget, parameters
 from ddmake.errors import DdmakeError
 
 if TYPE_CHECKING:
@@ -88,14 +88,23 @@ def _failed(local: "LocalModel", row: Row, problem: str) -> Answer:
 def _batch_size(local: "LocalModel", rows: list[Row], labels: Labels) -> int:
     """Return how many of the rows, which come sorted by length, are read together."""
     vocabulary = local.model.config.get_text_config().vocab_size
-    size, most = 1, min(local.rows, len(rows), max(1, LOGITS // (labels.longest * vocabulary)))
+    size, most = 1, min(local.choosing.rows, len(rows), max(1, LOGITS // (labels.longest * vocabulary)))
     while size < most and (size + 1) * len(rows[size].prompt) <= READ:
+        if _is_far(local, rows[size], labels):
+            break
         size += 1
     return size
 
 
+def _is_far(local: "LocalModel", row: Row, labels: Labels) -> bool:
+    """Tell whether a row is read by itself."""
+    return len(row.prompt) + labels.longest > local.reach
+
+
 def _batch(local: "LocalModel", rows: list[Row], labels: Labels) -> Iterator[tuple[int, Answer]]:
     """Yield the answers of one batch; where memory runs out, of its halves."""
+    if _is_far(local, rows[-1], labels):
+        forget(local.model)
     try:
         found = _scores(local, [row.prompt for row in rows], labels)
     except torch.OutOfMemoryError:
@@ -106,7 +115,8 @@ def _batch(local: "LocalModel", rows: list[Row], labels: Labels) -> Iterator[tup
         yield from ((row.number, _answer(local, row, labels, scores)) for row, scores in zip(rows, found, strict=True))
         return
     torch.cuda.empty_cache()  # outside the handler, which holds on to the failed batch's tensors
-    half = len(rows) // 2
+    local.choosing.halve(len(rows))
+    half = local.choosing.rows
     yield from _batch(local, rows[:half], labels)
     yield from _batch(local, rows[half:], labels)
 
@@ -139,7 +149,7 @@ class _Read:
 
     def __init__(self, local: "LocalModel", prompts: list[list[int]], more: bool):
         self.model, width = local.model, max(map(len, prompts))
-        self.takes = _parameters(local.model)
+        self.takes = parameters(local.model)
         padded = [[local.pad] * (width - len(ids)) + ids for ids in prompts]
         self.ids = torch.tensor(padded, device=local.model.device)
         self.mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=local.model.device)
@@ -184,12 +194,6 @@ class _Encoded:
         written = self.mask.new_tensor([[*self.start, *tokens]]).expand(len(self.mask), -1)
         out = self.model(encoder_outputs=self.read, attention_mask=self.mask, decoder_input_ids=written, use_cache=False)
         return out.logits[:, -max(1, len(tokens)):].float().log_softmax(-1)
-
-
-def _parameters(model: torch.nn.Module) -> set[str]:
-    """Return the names that a model's forward takes; an adapter on it hides them."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return set(inspect.signature(inner.forward).parameters)
 
 
 def _is_plain(cache: Cache | None) -> bool:

@@ -24,6 +24,7 @@ from transformers import (
 from ddmake.backends.guided import Guide, Guides, forbid
 
 MAX_TOKENS = 256  # where neither the llm nor the model's generation_config says
+COLDEST = 1e-5  # a temperature below is greedy: logits divided by it would be infinite
 LOOK = 16  # tokens that are written before a row's text is searched for its stop strings
 
 
@@ -49,7 +50,7 @@ def read_sampling(given: Mapping[str, Any], config: GenerationConfig) -> Samplin
     temperature = 0.0 if greedy else given.get("temperature", first)
     stop = given.get("stop", ())
     return Sampling(
-        float(temperature), given.get("top_k", config.top_k), given.get("top_p", config.top_p),
+        float(temperature) if temperature >= COLDEST else 0.0, given.get("top_k", config.top_k), given.get("top_p", config.top_p),
         given.get("max_tokens") or config.max_new_tokens or MAX_TOKENS, (stop,) if isinstance(stop, str) else tuple(stop),
     )
 
@@ -76,6 +77,32 @@ def penalties(config: GenerationConfig) -> LogitsProcessorList:
     return found
 
 
+def penalise(penalties: LogitsProcessorList, texts: Sequence[list[int]], logits: torch.Tensor) -> torch.Tensor:
+    """Return logits (rows × vocabulary) changed by the tokens of each row's text."""
+    width = max(map(len, texts))
+    for penalty in penalties:
+        if isinstance(penalty, RepetitionPenaltyLogitsProcessor):  # a token counts once: the last may stand there for padding
+            ids = torch.tensor([text + text[-1:] * (width - len(text)) for text in texts], device=logits.device)
+            logits = penalty(ids, logits)
+        else:
+            ids = [torch.tensor([text], device=logits.device) for text in texts]
+            logits = torch.cat([penalty(text, its) for text, its in zip(ids, logits.split(1), strict=True)])
+    return logits
+
+
+@dataclass
+class Fitting:
+    """How many rows a model takes at once: what it was told, and less once memory ran out."""
+
+    model: str
+    rows: int
+
+    def halve(self, tried: int) -> None:
+        """Take half of what was tried from here on, and say so in the job's log."""
+        self.rows = max(1, tried // 2)
+        print(f"{self.model}: memory ran out with {tried} rows at once. It goes on with {self.rows}.", flush=True)
+
+
 @dataclass(eq=False)
 class Row:
     """One request under way: its prompt's tokens, what it may still write, and what it wrote."""
@@ -89,12 +116,19 @@ class Row:
     text: str = ""
     error: str | None = None  # why it can't be asked
     guided: Callable[[], Guide] | None = None  # makes what says which tokens it may write
+    ends: frozenset[int] = frozenset()  # tokens that end it beside those that end an answer
+    stop: tuple[str, ...] = ()  # strings that end it beside those of the sampling
     _draws: list[float] = field(default_factory=list)
 
     @property
     def length(self) -> int:
         """How many tokens there are, prompt and written ones."""
         return len(self.prompt) + len(self.written)
+
+    @property
+    def most(self) -> int:
+        """How many tokens there may come to be."""
+        return len(self.prompt) + self.room
 
     @cached_property
     def guide(self) -> Guide | None:
@@ -113,7 +147,7 @@ class Row:
 
     def again(self) -> "Row":
         """Return the row as it was before it wrote anything."""
-        return Row(self.number, self.seed, self.prompt, self.room, guided=self.guided)
+        return Row(self.number, self.seed, self.prompt, self.room, guided=self.guided, ends=self.ends, stop=self.stop)
 
 
 @dataclass(frozen=True)
@@ -155,26 +189,33 @@ class Writer:
 
     def take(self, row: Row, token: int) -> None:
         """Add a token to a row, and end the row at an end token, a stop string or where it has no room."""
-        if not self.ends and row.guide is not None and row.guide.done:  # nothing but an end may follow, and the model has none
+        if not self.ends and _is_whole(row):  # nothing but an end may follow, and the model has none
             row.finish = "stop"
         else:
             row.written.append(token)
-        if token in self.ends:
+        ended = token in self.ends or token in row.ends
+        if ended:
             row.finish = "stop"
         elif len(row.written) >= row.room:
-            row.finish = row.finish or "length"
-        if row.finish or self.sampling.stop and len(row.written) % LOOK == 0:
-            row.text = self._text(row.written[:-1] if token in self.ends else row.written)
+            row.finish = row.finish or ("stop" if _is_whole(row) else "length")
+        if row.finish or (row.stop or self.sampling.stop) and len(row.written) % LOOK == 0:
+            row.text = self._text(row.written[:-1] if ended else row.written)
             self._cut(row)
 
     def _cut(self, row: Row) -> None:
         """End a row before its first stop string, if it has one, counting only the tokens that it took to write that."""
-        places = [place for stop in self.sampling.stop if (place := row.text.find(stop)) >= 0]
+        stops = (*self.sampling.stop, *row.stop)
+        places = [place for stop in stops if (place := row.text.find(stop)) >= 0]
         if places:
             needed = next(n for n in range(1, len(row.written) + 1)
-                          if any(stop in self._text(row.written[:n]) for stop in self.sampling.stop))
+                          if any(stop in self._text(row.written[:n]) for stop in stops))
             row.written, row.finish, row.text = row.written[:needed], "stop", row.text[:min(places)]
 
     def _text(self, tokens: list[int]) -> str:
         """Return tokens as text, without special ones."""
         return self.tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+def _is_whole(row: Row) -> bool:
+    """Tell whether nothing but an end may follow what a row has written."""
+    return row.guide is not None and row.guide.ended(row.written)

@@ -4,7 +4,7 @@
     guide = guides.guide(request.schema)                  # one a row; None: ask by `in_words(request)` instead
     bits = guides.blank(len(rows))                        # at each token
     if not guide.fill(bits[at], row.written): ...         # row by row, where a row has a guide
-    if guide.done: ...                                    # the row has ended: "stop"
+    if guide.ended(row.written): ...                      # the row is whole: "stop"
     forbid(logits, bits)                                  # before temperature, top_k and top_p
 
 Objects are closed to names that a schema doesn't list, as services close them; fields are written in the schema's order. What
@@ -31,16 +31,15 @@ Schema = Mapping[str, Any]
 class Guide(Protocol):
     """What one row may write next."""
 
-    @property
-    def done(self) -> bool:
-        """Tell whether what was written is whole, and nothing but an end may follow."""
-        ...
-
     def fill(self, mask_row: torch.Tensor, written: list[int]) -> bool:
         """Write into a row of `Guides.blank` which tokens may follow those that the row has written so far.
 
         False where nothing is forbidden: the row is then left as it is.
         """
+        ...
+
+    def ended(self, written: list[int]) -> bool:
+        """Tell whether what the row has written is whole, and nothing but an end may follow."""
         ...
 
 
@@ -104,18 +103,25 @@ class _Matching:
 
     def __init__(self, matcher: Any):
         self._matcher, self._seen = matcher, 0
-
-    @property
-    def done(self) -> bool:
-        return self._matcher.is_stopped() and not self._matcher.is_error()
+        self._whole: int | None = None  # how many tokens it took to be whole: a stride looks ahead of what its row has taken
 
     def fill(self, mask_row: torch.Tensor, written: list[int]) -> bool:
-        self._matcher.consume_tokens(written[self._seen:])
-        self._seen = len(written)
+        self._follow(written)
         if self._matcher.is_error():  # a limit of the library's: the check of the answer decides
             return False
         self._matcher.unsafe_compute_mask_ptr(mask_row.data_ptr(), mask_row.numel() * mask_row.element_size())
         return True
+
+    def ended(self, written: list[int]) -> bool:
+        self._follow(written)
+        return self._whole is not None and len(written) >= self._whole
+
+    def _follow(self, written: list[int]) -> None:
+        new = written[self._seen:]
+        self._matcher.consume_tokens(new)
+        self._seen += len(new)
+        if self._whole is None and self._matcher.is_stopped() and not self._matcher.is_error():
+            self._whole = self._seen
 
 
 def forbid(logits: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:

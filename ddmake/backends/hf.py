@@ -7,7 +7,7 @@ before are decoded with refill (`slots`), all others by transformers' own `gener
 Not here: beam search isn't offered.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from itertools import islice
@@ -18,19 +18,26 @@ import torch
 from jinja2 import TemplateError
 from transformers import GenerationConfig
 
+from ddmake import toys
 from ddmake.backends import choosing
 from ddmake.backends.base import Answer, Request
-from ddmake.backends.decoding import Row, Writer, penalties, read_sampling
+from ddmake.backends.decoding import Fitting, Row, Writer, penalties, read_sampling
 from ddmake.backends.guided import Guide, Guides, in_words
+from ddmake.backends.likelihood import Likelihood, Pair, likelihoods
 from ddmake.backends.loading import Loaded, Manner, load, roughness
-from ddmake.backends.models import identity, prompt_ids, resolve_base
-from ddmake.backends.slots import Refilling, has_slots
+from ddmake.backends.models import identity, prompt_ids, resolve_base, takes_tools
+from ddmake.backends.reach import parameters, reach
+from ddmake.backends.slots import Refilling, why_no_slots
 from ddmake.backends.strided import Strided
+from ddmake.backends.userturn import Begun, begun
 from ddmake.errors import DdmakeError
 
 WINDOW = 512  # requests that are taken and sorted by length at once
 ROWS = 128  # in a batch, unless batch_size says otherwise
 CACHE_BYTES = 1 << 30  # of attention cache in a batch on a CPU: what bounds its rows where prompts are long
+WHOLE = ("full_attention", "global")  # kinds of layers that attend to all that came before
+NARROWING = (*WHOLE, "local", "sliding_attention", "chunked_attention")  # kinds whose caches let go of rows
+FROM_START = ("begin_suppress_tokens", "exponential_decay_length_penalty")  # of a config: what counts from where writing began
 UNUSUAL = (  # of a generation config: what only `generate` does
     "forced_bos_token_id", "suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "sequence_bias", "guidance_scale",
     "exponential_decay_length_penalty", "watermarking_config", "penalty_alpha", "dola_layers",
@@ -40,6 +47,8 @@ NO_LIMIT = 1 << 20  # tokenizers without a limit claim 1e30
 
 class LocalModel:
     """A Backend that asks a model in this process."""
+
+    writes_users = True  # a user's turn, where a request asks for one
 
     def __init__(self, model: Path | str, *, adapter: Path | str | None = None, revision: str | None = None,
                  dtype: str | None = None, device_map: str | None = None, quantize: str | None = None,
@@ -57,11 +66,18 @@ class LocalModel:
         self.pad = self.tokenizer.pad_token_id or config.pad_token_id or 0
         self.model.generation_config = greedy_config(config, self.ends, self.pad)
         self.encoder_decoder = bool(self.model.config.is_encoder_decoder)
-        self.refills = not self.encoder_decoder and plain(self.model) and has_slots(self.model)
+        self.penalties = penalties(config)
+        slow = why_static(self.model)
+        self.refills = slow is None
+        self.reach = reach(self.model)
         self.guides = Guides(self.tokenizer, self.ends, self.model.config.get_text_config().vocab_size)
         self.window = context_window(self.model.config, self.tokenizer)
-        self.rows = batch_size or ROWS
         self.name = model if isinstance(model, str) else model.name
+        rows = batch_size or ROWS
+        self.fits, self.choosing = (loaded.fits.setdefault((what, rows, self.sampling.max_tokens), Fitting(self.name, rows))
+                                    for what in ("writing", "choosing"))
+        if slow is not None:
+            print(f"{self.name}: answers are written in batches, by transformers' generate, since {slow}", flush=True)
 
     def identity(self) -> dict[str, object]:
         """Return the model by content or commit, its adapter, how it is loaded, and its chat template: no path in it."""
@@ -74,20 +90,27 @@ class LocalModel:
         Raises DdmakeError where memory is too small for one row.
         """
         try:
-            yield from self._answers(requests)
+            for number, answer in self._answers(requests):
+                answer.rough = self.roughness
+                yield number, answer
         except torch.OutOfMemoryError as error:
             raise DdmakeError(f"{self.name}: memory ran out with one row at a time. Lower max_tokens, shorten the prompts, load "
                               "the model with dtype= or quantize=, or spread it by device_map=.") from error
 
     def _answers(self, requests: Iterable[tuple[int, int, Request]]) -> Iterator[tuple[int, Answer]]:
-        source, decoder = iter(requests), self._decoder()
+        source, decoders = iter(requests), self._decoders()
         while taken := list(islice(source, WINDOW)):
             opened = [(self._open(*triple), triple[2].labels) for triple in taken]
             yield from choosing.answers(self, [(row, labels) for row, labels in opened if labels])
             rows = [row for row, labels in opened if not labels]
             yield from ((row.number, self._answer(row)) for row in rows if row.error)
-            yield from ((row.number, self._answer(row)) for row in decoder.decode([row for row in rows if not row.error]))
-        yield from ((row.number, self._answer(row)) for row in decoder.drain())
+            for decoder, some in zip(decoders, self._parted([row for row in rows if not row.error]), strict=True):
+                yield from ((row.number, self._answer(row)) for row in decoder.decode(some))
+        yield from ((row.number, self._answer(row)) for row in decoders[0].drain())
+
+    def likelihoods(self, pairs: Sequence[Pair]) -> list[Likelihood | None]:
+        """Return the log-probability of each text after its messages, and how many tokens it has; None where it's too long."""
+        return likelihoods(self, pairs)
 
     def close(self) -> None:
         """Let go of the model and its memory."""
@@ -100,29 +123,49 @@ class LocalModel:
         try:
             guided = self._guided(request.schema)
             messages = in_words(request) if request.schema and guided is None else request.messages
-            ids = prompt_ids(self.tokenizer, messages, self.separator, self.encoder_decoder)
+            begun = self._begun(request, messages)
         except TemplateError as error:  # such as that of a template without a system turn
             return Row(number, seed, [], 0, error=f"the chat template refused the messages: {error}")
+        ids = begun.ids
         left = self.window - (1 if self.encoder_decoder else len(ids))
-        row = Row(number, seed, ids, min(self.sampling.max_tokens, left), guided=guided)
+        row = Row(number, seed, ids, min(self.sampling.max_tokens, left), guided=guided, ends=begun.ends, stop=begun.stop)
         if not ids:
             row.error = "prompt is empty"
         elif left < 1 or len(ids) > self.window:
             row.error = f"prompt has {len(ids)} tokens, the model takes {self.window}"
         return row
 
+    def _begun(self, request: Request, messages: Sequence[Mapping[str, Any]]) -> Begun:
+        """Return what the model is given, up to where its own text begins, and what ends that beside its end tokens.
+
+        Raises DdmakeError for tools that the chat template has no place for; a toy stands in for a model that takes them.
+        """
+        if request.turn == "user":
+            return begun(self.tokenizer, messages, self.name)
+        if request.tools and not takes_tools(self.tokenizer.chat_template) and self.source not in map(toys.folder, toys.NAMES):
+            raise DdmakeError(f"{self.name}: its chat template has no place for tools=, so that the model would never hear of "
+                              "them. Leave tools= out, or take a model that was made to call them.")
+        return Begun(prompt_ids(self.tokenizer, messages, self.separator, self.encoder_decoder, request.tools or ()))
+
     def _guided(self, schema: Mapping[str, Any] | None) -> Callable[[], Guide] | None:
         """Return what makes a guide for rows under a schema; None without one, and where none can be made."""
         possible = schema and self.guides.guide(schema)
         return partial(self.guides.guide, schema) if possible else None
 
-    def _decoder(self) -> Refilling | Strided:
-        """Return what decodes rows of this model, empty."""
-        writer = Writer(self.tokenizer, self.sampling, frozenset(self.ends), self.guides)
+    def _parted(self, rows: list[Row]) -> tuple[list[Row], list[Row]]:
+        """Return the rows that are decoded with refill, and those that are decoded in fixed batches."""
+        parts: tuple[list[Row], list[Row]] = [], []
+        for row in rows:
+            parts[not self.refills or row.most > self.reach].append(row)
+        return parts
+
+    def _decoders(self) -> tuple[Refilling, Strided]:
+        """Return what decodes rows of this model with refill, and what does in fixed batches; both empty."""
+        ends = frozenset((*self.ends, *special_tokens(self.tokenizer, self.sampling.stop)))
+        writer = Writer(self.tokenizer, self.sampling, ends, self.guides)
         budget = cache_budget() // cache_bytes(self.model)
-        if self.refills:
-            return Refilling(self.model, writer, penalties(self.model.generation_config), self.rows, budget)
-        return Strided(self.model, writer, self.pad, self.rows, budget, not self.encoder_decoder and narrows(self.model))
+        return (Refilling(self.model, writer, self.penalties, self.fits, budget),
+                Strided(self.model, writer, self.penalties, self.pad, self.fits, budget, takes_strides(self.model), self.reach))
 
     def _answer(self, row: Row) -> Answer:
         """Return a row that has ended as an answer."""
@@ -136,32 +179,57 @@ def end_tokens(config: GenerationConfig, tokenizer: Any) -> list[int]:
     return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
 
 
+def special_tokens(tokenizer: Any, texts: Iterable[str]) -> list[int]:
+    """Return those of some texts that are special tokens, as tokens: what a model writes is read without them."""
+    known = {text: tokenizer.convert_tokens_to_ids(text) for text in texts}
+    return [token for text, token in known.items() if token is not None and tokenizer.decode([token]) == text
+            and not tokenizer.decode([token], skip_special_tokens=True)]
+
+
 def greedy_config(config: GenerationConfig, ends: list[int], pad: int) -> GenerationConfig:
     """Return a model's generation config without what we do ourselves (drawing, lengths) or don't offer (beams).
 
-    A minimal length counts padding, and a forced last token would be forced at the end of each stride.
+    A minimal length and penalties count padding, and a forced last token would be forced at the end of each stride.
     """
     plain = deepcopy(config)
     for name in ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "max_length",
-                 "max_new_tokens", "min_length", "min_new_tokens", "forced_eos_token_id"):
+                 "max_new_tokens", "min_length", "min_new_tokens", "forced_eos_token_id", "repetition_penalty",
+                 "no_repeat_ngram_size"):
         setattr(plain, name, None)
     plain.do_sample, plain.num_beams, plain.use_cache = False, 1, True
     plain.eos_token_id, plain.pad_token_id = ends or None, pad
     return plain
 
 
+def kinds_of_layers(model: torch.nn.Module) -> Sequence[str]:
+    """Return what each of a model's layers attends by, as its config says; nothing where they are all alike."""
+    config = model.config.get_text_config()
+    return getattr(config, "layer_types", None) or getattr(config, "attention_layers", None) or ()
+
+
 def narrows(model: torch.nn.Module) -> bool:
-    """Tell whether rows can be taken out of a model's cache: not where it holds a running state (Mamba, linear attention)."""
-    kinds = getattr(model.config.get_text_config(), "layer_types", None) or []
-    return not getattr(model, "_is_stateful", False) and not any("linear" in kind for kind in kinds)
+    """Tell whether rows can be taken out of a model's cache: not where it holds a running state (Mamba, LFM2's convolutions)."""
+    return not getattr(model, "_is_stateful", False) and set(kinds_of_layers(model)) <= set(NARROWING)
 
 
-def plain(model: torch.nn.Module) -> bool:
-    """Tell whether each layer attends to all that came before, and the generation config asks for nothing but penalties."""
-    config, asked = model.config.get_text_config(), model.generation_config
-    kinds = getattr(config, "layer_types", None) or []
-    whole = all(kind == "full_attention" for kind in kinds) if kinds else not getattr(config, "sliding_window", None)
-    return whole and narrows(model) and not any(getattr(asked, name, None) for name in UNUSUAL)
+def takes_strides(model: torch.nn.Module) -> bool:
+    """Tell whether `generate` can be left and entered again: not without a cache, and not where a start is told of."""
+    cached = "past_key_values" in parameters(model)
+    counted = any(getattr(model.generation_config, name, None) for name in FROM_START)
+    return cached and not counted and not model.config.is_encoder_decoder and narrows(model)
+
+
+def why_static(model: torch.nn.Module) -> str | None:
+    """Return why a model's rows are decoded in fixed batches, without refill; None where they aren't."""
+    if model.config.is_encoder_decoder:
+        return "it is an encoder-decoder"
+    if not narrows(model):
+        return "it holds a running state"
+    config, asked, kinds = model.config.get_text_config(), model.generation_config, kinds_of_layers(model)
+    if not set(kinds) <= set(WHOLE) or not kinds and getattr(config, "sliding_window", None):
+        return "not all of its layers attend to all that came before"
+    unusual = next((name for name in UNUSUAL if getattr(asked, name, None)), None)
+    return why_no_slots(model) if unusual is None else f"its generation config says {unusual}"
 
 
 def context_window(config: Any, tokenizer: Any) -> int:

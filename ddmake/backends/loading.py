@@ -3,15 +3,21 @@
 Several models that differ in their adapters alone share the weights of their base.
 """
 
+import warnings
+from collections.abc import Collection
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils.logging import disable_progress_bar
 
+from ddmake.backends.decoding import Fitting
+from ddmake.backends.hub import pinned_base
 from ddmake.backends.models import (
     TOKENIZER,
     adapter_base,
@@ -23,8 +29,12 @@ from ddmake.backends.models import (
     read_json,
     resolve_base,
     separator_of,
+    why_no_adapter,
 )
 from ddmake.errors import DdmakeError
+
+MISSING = "Found missing adapter keys"  # how peft warns of weights that an adapter lacks and that it makes up
+NAMED = 5  # weights that are missing and are told by name
 
 
 @dataclass(frozen=True)
@@ -38,13 +48,17 @@ class Manner:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model as it came. `generation` says how it wants to be asked, `separator` what ends its prompts without a template."""
+    """A model as it came. `generation` says how it wants to be asked, `separator` what ends its prompts without a template.
+
+    `fits` is what was learned of how many rows fit at once: whoever asks the same weights again finds it there.
+    """
 
     model: torch.nn.Module
     tokenizer: Any
     generation: GenerationConfig
     separator: str
     commit: str | None  # on the Hub; of an adapter, its base's
+    fits: dict[tuple[object, ...], Fitting] = field(default_factory=dict)  # by how rows are asked
 
 
 def load(model: Path | str, adapter: Path | str | None = None, revision: str | None = None, manner: Manner = Manner()) -> Loaded:
@@ -71,7 +85,7 @@ def with_adapter(base: Loaded, adapter: Path | str, alone: bool, shared: bool = 
     """
     generation = load_generation(adapter, base.model)
     tokenizer = load_tokenizer(adapter) if alone and has_tokenizer(adapter) else base.tokenizer
-    tuned = put_on(sharing(base.model) if shared else base.model, adapter)
+    tuned = put_on(sharing(base.model, written_by(adapter)) if shared else base.model, adapter)
     separator = separator_of(read_json(Path(adapter), TOKENIZER)) if has_tokenizer(adapter) else base.separator
     return Loaded(tuned, tokenizer, generation, separator, base.commit)
 
@@ -92,19 +106,37 @@ def load_model(model: Path | str, revision: str | None = None, dtype: str | None
     """Load a model by its folder or Hub name, with an adapter's base under it. Raises DdmakeError where that can't be."""
     disable_progress_bar()
     if is_adapter(model):
-        base, of = adapter_base(model)
+        base, of = pinned_base(model)
         return put_on(load_model(base, of, dtype, device_map, quantize), model)
     smaller = {} if quantize is None else {"quantization_config": quantization(quantize)}
     try:
         auto = AutoModelForSeq2SeqLM if is_encoder_decoder(model, revision) else AutoModelForCausalLM
-        return auto.from_pretrained(str(model), revision=revision, dtype=pick_dtype(dtype), device_map=device_map, **smaller)
-    except (OSError, ValueError) as error:
+        loaded, found = auto.from_pretrained(str(model), revision=revision, dtype=pick_dtype(dtype), device_map=device_map,
+                                             output_loading_info=True, **smaller)
+    except (OSError, RuntimeError, ValueError) as error:
         raise DdmakeError(f"the model {model} can't be loaded: {_first_line(error)}") from error
+    if not writes(loaded.config):
+        raise DdmakeError(f"the model {model} is a {loaded.config.model_type} encoder, which reads texts and writes none. Name "
+                          "one that generates, or use it by embedder() or classify().")
+    if found["missing_keys"]:
+        raise DdmakeError(f"the model {model} lacks weights, which would be made up at random: {_few(found['missing_keys'])}. "
+                          "Give the whole model.")
+    return loaded
+
+
+def writes(config: Any) -> bool:
+    """Tell whether a model writes texts: an encoder (BERT) has a head for words in gaps, and sees what comes after them."""
+    if config.is_encoder_decoder or config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        return True
+    return bool(getattr(config, "is_decoder", False) or getattr(config, "causal", False))
 
 
 def quantization(quantize: str) -> Any:
     """Return transformers' config for weights of fewer bits. Raises MissingExtra where its package isn't installed."""
     if quantizer(quantize) == "torchao":
+        if quantize == "int4" and find_spec("mslk") is None:  # without it torchao fails midway, in words of its own
+            raise DdmakeError("quantize='int4' needs a GPU and the package mslk, which isn't installed. "
+                              "Do: pip install mslk, or take int8 or nf4.")
         from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig
         from transformers import TorchAoConfig
 
@@ -125,19 +157,37 @@ def put_on(model: torch.nn.Module, adapter: Path | str) -> torch.nn.Module:
     need("peft", "local", "a model with a LoRA adapter")
     from peft import PeftModel
 
+    if (kind := why_no_adapter(adapter)) is not None:
+        raise DdmakeError(kind)
     try:
-        tuned = PeftModel.from_pretrained(model, str(adapter))
-    except (RuntimeError, ValueError) as error:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", MISSING)
+            tuned = PeftModel.from_pretrained(model, str(adapter))
+    except (RuntimeError, ValueError, UserWarning) as error:
         raise DdmakeError(f"the adapter {adapter} doesn't fit the model that it is put on: {_first_line(error)} "
                           "Give the one that it was made for.") from error
     exact = model.dtype == torch.float32 and not is_quantized(model)
     return tuned.merge_and_unload(safe_merge=True) if exact else tuned
 
 
-def sharing(model: torch.nn.Module) -> torch.nn.Module:
-    """Return a model of its own modules on another's weights: what is put in a weight's place there is not seen here."""
-    held = {id(found): torch.nn.Parameter(found.data, requires_grad=False) for found in model.parameters()}
+def sharing(model: torch.nn.Module, written: Collection[str] = ()) -> torch.nn.Module:
+    """Return a model of its own modules on another's weights: what is put in a weight's place there is not seen here.
+
+    Weights that will be `written` into, by their names, are copied.
+    """
+    apart = {id(found) for name, found in model.named_parameters(remove_duplicate=False) if name in written}
+    held = {id(found): torch.nn.Parameter(found.data.clone() if id(found) in apart else found.data, requires_grad=False)
+            for found in model.parameters()}
     return deepcopy(model, {**held, **{id(found): found for found in model.buffers()}})
+
+
+def written_by(adapter: Path | str) -> set[str]:
+    """Return the names of a base's own weights that loading an adapter overwrites: biases and embeddings that were trained."""
+    need("peft", "local", "a model with a LoRA adapter")
+    from peft.utils import load_peft_weights
+
+    return {name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+            for name in load_peft_weights(str(adapter), device="cpu")}
 
 
 def can_share(model: torch.nn.Module) -> bool:
@@ -160,7 +210,7 @@ def roughness(model: torch.nn.Module) -> str | None:
 def load_tokenizer(model: Path | str, revision: str | None = None) -> Any:
     """Load a model's tokenizer; an adapter's folder without one uses its base's."""
     if is_adapter(model) and not has_tokenizer(model):
-        return load_tokenizer(*adapter_base(model))
+        return load_tokenizer(*pinned_base(model))
     return AutoTokenizer.from_pretrained(str(model), revision=revision)
 
 
@@ -169,6 +219,12 @@ def load_generation(model: Path | str, loaded: torch.nn.Module) -> GenerationCon
     if is_adapter(model) and (Path(model) / "generation_config.json").is_file():
         return GenerationConfig.from_pretrained(str(model))
     return deepcopy(loaded.generation_config)
+
+
+def _few(names: Collection[str]) -> str:
+    """Return the first of many names."""
+    told = ", ".join(sorted(names)[:NAMED])
+    return told if len(names) <= NAMED else f"{told} and {len(names) - NAMED} more"
 
 
 def _first_line(error: Exception) -> str:

@@ -23,6 +23,8 @@ MORE = COMMON | {"top_k"}
 API_LACKS = {"chat": frozenset(), "completion": {"reasoning", "budget"}, "responses": {"stop", "seed", "top_k", "budget"}}
 LIMITS_BY_MODEL = ("openai", "azure", "groq", "anthropic", "mistral", "gemini")
 LOCAL = ("hf", *toys.NAMES, "echo")
+HERE_ONLY = ("adapter", "device_map", "dtype", "quantize", "revision")  # what says how weights are loaded
+THERE_ONLY = ("api", "base_url", "extra", "reasoning")  # what says how a service is asked
 ALIASES = {"together": "together_ai", "fireworks": "fireworks_ai", "hosted_vllm": "vllm", **supported.ALIASES}
 
 
@@ -219,6 +221,8 @@ def key_told(spec: "LLM") -> str:
 
 def unsupported(spec: "LLM") -> str | None:
     """Return which stated parameter an llm's provider or its `api` doesn't take, as a sentence; None where it takes all."""
+    if misplaced := _misplaced(spec):
+        return misplaced
     if road(spec) == "litellm":
         return supported.unsupported(spec)
     if road(spec) != "http":
@@ -232,6 +236,19 @@ def unsupported(spec: "LLM") -> str | None:
         what = "number of tokens for reasoning" if name == "budget" else name
         return f"llm({spec.name!r}): {where} takes no {what}. Leave it out, or send a field of the provider's own by extra={{…}}."
     return None
+
+
+def _misplaced(spec: "LLM") -> str | None:
+    """Return a sentence where an llm states what only models elsewhere take; toys and echo stand in for either kind."""
+    if road(spec) in ("http", "litellm") and not servers.is_served(spec):
+        fields, where, remedy = HERE_ONLY, "is asked over a network", "Leave it out, or ask a model by hf/…."
+    elif not isinstance(spec.name, str) or kind_of(spec) == "hf":
+        fields, where, remedy = THERE_ONLY, "runs in the job's process", "Leave it out."
+    else:
+        return None
+    stated = next((name for name in fields if getattr(spec, name) is not None), None)
+    name = spec.name if isinstance(spec.name, str) else spec.name.path
+    return stated and f"llm({name!r}): it {where} and takes no {stated}=. {remedy}"
 
 
 def _public(url: str) -> str:

@@ -17,7 +17,7 @@ import torch
 from transformers import Cache, LogitsProcessorList
 from transformers.cache_utils import CacheLayerMixin
 
-from ddmake.backends.decoding import Row, Writer
+from ddmake.backends.decoding import Fitting, Row, Writer, penalise
 
 READ = 8192  # prompt tokens that are read at once, padding included
 MASK = 1 << 24  # numbers in the mask of what is read at once: a long prompt is read in pieces
@@ -138,12 +138,12 @@ class Slots:
 
 @dataclass
 class Refilling:
-    """Decodes rows in slots: at most `rows` of them at once, and at most `budget` columns in all."""
+    """Decodes rows in slots: at most as many of them as fit at once, and at most `budget` columns in all."""
 
     model: torch.nn.Module
     writer: Writer
     penalties: LogitsProcessorList
-    rows: int
+    fits: Fitting
     budget: int
     live: list[Row] = field(default_factory=list)  # by slot
     waiting: list[Row] = field(default_factory=list)  # sorted by length: the longest comes last, and is taken first
@@ -200,7 +200,7 @@ class Refilling:
 
     def _most(self, width: int) -> int:
         """Return how many slots of a width there may be."""
-        return max(1, min(self.rows, self.budget // width))
+        return max(1, min(self.fits.rows, self.budget // width))
 
     def _read(self, group: list[Row]) -> None:
         """Read newcomers but for their last tokens into the slots behind those in use: equal ones once."""
@@ -226,8 +226,7 @@ class Refilling:
         tokens = [row.written[-1] if row.written else row.prompt[-1] for row in self.live]
         logits = self.slots.write(tokens, [row.length - 1 for row in self.live])
         if self.penalties:
-            texts = [torch.tensor([row.prompt + row.written], device=logits.device) for row in self.live]
-            logits = torch.cat([self.penalties(text, its) for text, its in zip(texts, logits.split(1), strict=True)])
+            logits = penalise(self.penalties, [row.prompt + row.written for row in self.live], logits)
         picked = self.writer.pick(self.live, [row.written for row in self.live], logits)
         for row, token in zip(self.live, picked.tolist(), strict=True):
             self.writer.take(row, token)
@@ -246,7 +245,7 @@ class Refilling:
 
     def _halve(self) -> list[Row]:
         """Start again with half as many slots, the rows under way first, and return those that had ended."""
-        self.rows = self.slots.place.slots // 2
+        self.fits.halve(self.slots.place.slots)
         self.waiting += [row for row in self.live if not row.finish]
         ended = [row for row in self.live if row.finish]
         self.live, self.slots = [], Slots(self.model)
@@ -257,33 +256,41 @@ class Refilling:
 
 def _width(rows: list[Row]) -> int:
     """Return how many columns the slots of rows must have."""
-    needed = max((len(row.prompt) + row.room for row in rows), default=1)
+    needed = max((row.most for row in rows), default=1)
     return -(-needed // WIDTH) * WIDTH
 
 
-_tried: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()  # by input embeddings; one that is kept is tried once
+_tried: WeakKeyDictionary[torch.nn.Module, str | None] = WeakKeyDictionary()  # by input embeddings: a kept model is tried once
 
 
-def has_slots(model: torch.nn.Module) -> bool:
-    """Tell by a trial whether a model decodes in slots as it does without a cache."""
+def why_no_slots(model: torch.nn.Module) -> str | None:
+    """Return why a model doesn't decode in slots as it does without a cache, as a trial shows; None where it does.
+
+    Raises what the model raises without a cache.
+    """
     inner = model.get_input_embeddings()  # is the same module in each copy of a model
     if inner not in _tried:
-        _tried[inner] = _has_slots(model)
+        _tried[inner] = _tell_by_trial(model)
     return _tried[inner]
 
 
 @torch.inference_mode()
-def _has_slots(model: torch.nn.Module) -> bool:
+def _tell_by_trial(model: torch.nn.Module) -> str | None:
     texts = [(1, 2), (3, 1, 2, 3)]
-    slots = Slots(model)
+    expected = [model(input_ids=torch.tensor([text], device=model.device)).logits[0, -1] for text in texts]
     try:
-        slots.make_room(2, 8, 0)
-        slots.read(0, [text[:-1] for text in texts], 0)
-        found = slots.write([text[-1] for text in texts], [len(text) - 1 for text in texts])
-        expected = [model(input_ids=torch.tensor([text], device=model.device)).logits[0, -1] for text in texts]
+        found = _in_slots(model, texts)
     except torch.OutOfMemoryError:
         raise
-    except Exception:  # whatever a model's code makes of a cache that it wasn't written for
-        return False
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:  # by which models tell that they can't
+        return f"it can't use a cache of slots: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
     off = max((row - wanted).abs().max() / wanted.abs().max() for row, wanted in zip(found, expected, strict=True))
-    return bool(off < (1e-3 if model.dtype == torch.float32 else 0.1))
+    return None if off < (1e-3 if model.dtype == torch.float32 else 0.1) else f"a cache of slots changes its logits by {off:.1e}"
+
+
+def _in_slots(model: torch.nn.Module, texts: list[tuple[int, ...]]) -> torch.Tensor:
+    """Return the logits of what follows texts (rows × vocabulary), read and written in slots."""
+    slots = Slots(model)
+    slots.make_room(len(texts), 8, 0)
+    slots.read(0, [text[:-1] for text in texts], 0)
+    return slots.write([text[-1] for text in texts], [len(text) - 1 for text in texts])

@@ -11,35 +11,44 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from ddmake.backends.decoding import Row, Writer
+from ddmake.backends.decoding import Fitting, Row, Writer, penalise
+from ddmake.backends.reach import forget
 
 STRIDE = 16  # tokens decoded before finished rows leave the batch
 
 
 class _Picking(LogitsProcessor):
-    """Leaves each row one token to choose: the one that is drawn for it."""
+    """Leaves each row one token to choose: the one that is drawn for it, once what is in the row was penalised."""
 
-    def __init__(self, writer: Writer, rows: list[Row], start: int):
-        self.writer, self.rows, self.start = writer, rows, start
+    def __init__(self, writer: Writer, penalties: LogitsProcessorList, rows: list[Row], start: int, decoder: bool):
+        self.writer, self.penalties, self.rows, self.start, self.decoder = writer, penalties, rows, start, decoder
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Return scores (rows × vocabulary) that are finite at one token in each row."""
         new = input_ids[:, self.start:].tolist()
         written = [row.written + tokens for row, tokens in zip(self.rows, new, strict=True)]
+        if self.penalties:  # generate's own would count padding
+            read = [row.prompt + its for row, its in zip(self.rows, written, strict=True)]
+            scores = penalise(self.penalties, read if self.decoder else input_ids.tolist(), scores)
         picked = self.writer.pick(self.rows, written, scores)
         return torch.full_like(scores, float("-inf")).scatter_(1, picked[:, None], 0.0)
 
 
 @dataclass
 class Strided:
-    """Decodes rows in batches of at most `rows`, and at most `budget` tokens with padding."""
+    """Decodes rows in batches of at most as many as fit at once, and at most `budget` tokens with padding.
+
+    Rows that may grow beyond the `reach` go one by one.
+    """
 
     model: torch.nn.Module
     writer: Writer
+    penalties: LogitsProcessorList
     pad: int
-    rows: int
+    fits: Fitting
     budget: int
     strided: bool
+    reach: int
 
     def decode(self, rows: list[Row]) -> Iterator[Row]:
         """Yield each row as it ends."""
@@ -56,7 +65,9 @@ class Strided:
     def _batch_size(self, rows: list[Row]) -> int:
         """Return how many of the rows, which come sorted by length, fit one batch."""
         size = 1
-        while size < min(self.rows, len(rows)) and (size + 1) * (len(rows[size].prompt) + rows[size].room) <= self.budget:
+        while size < min(self.fits.rows, len(rows)) and (size + 1) * rows[size].most <= self.budget:
+            if rows[size].most > self.reach:
+                break
             size += 1
         return size
 
@@ -72,10 +83,10 @@ class Strided:
         if full:  # outside the handler, which holds on to the failed batch's tensors
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            self.rows = max(1, len(rows) // 2)
+            self.fits.halve(len(rows))
             left = [row.again() for row in rows if row.finish is None]
             while left:  # a half may be halved again
-                now, left = left[:self.rows], left[self.rows:]
+                now, left = left[:self.fits.rows], left[self.fits.rows:]
                 yield from self._batch(now)
 
     def _together(self, live: list[Row]) -> Iterator[Row]:
@@ -83,11 +94,13 @@ class Strided:
         decoder = not self.model.config.is_encoder_decoder
         ids, mask = padded(live, self.pad, self.model.device, left=decoder)
         cache = None
+        if live[0].most > self.reach:
+            forget(self.model)
         while live:
             rooms = [row.room - len(row.written) for row in live]
             steps = min(STRIDE, *rooms) if self.strided else max(rooms)
             start = ids.shape[1] if decoder else 1
-            ids, cache = self._generate(ids, mask, cache, _Picking(self.writer, live, start), steps)
+            ids, cache = self._generate(ids, mask, cache, self._picking(live, start), steps)
             for row, tokens in zip(live, ids[:, start:].tolist(), strict=True):
                 for token in tokens:
                     if row.finish is None:
@@ -98,6 +111,9 @@ class Strided:
             if live:
                 mask = torch.nn.functional.pad(mask[stay], (0, ids.shape[1] - mask.shape[1]), value=1)
                 cache.batch_select_indices(torch.tensor(stay, device=ids.device))
+
+    def _picking(self, live: list[Row], start: int) -> _Picking:
+        return _Picking(self.writer, self.penalties, live, start, not self.model.config.is_encoder_decoder)
 
     @torch.inference_mode()
     def _generate(self, ids: torch.Tensor, mask: torch.Tensor, cache: Any, picking: _Picking,

@@ -203,20 +203,22 @@ def _answer(text: str, model: str, finish: str | None, tokens_in: int | None, to
     told = json.loads(more) if more else {}
     answer = Answer(text, model=model, finish_reason=finish, tokens_in=tokens_in, tokens_out=tokens_out, cost=cost, error=error,
                     reasoning=told.get("reasoning"), tool_calls=told.get("tool_calls", ()))
-    answer.scores = told.get("scores")
+    answer.scores, answer.rough = told.get("scores"), told.get("rough")
     return answer
 
 
 def _more(answer: Answer, more: dict[str, Any] | None) -> str | None:
     """Return the rest of what is known of an answer as JSON; None where there is nothing."""
-    found = {**(more or {}), "reasoning": answer.reasoning, "tool_calls": list(answer.tool_calls), "scores": answer.scores}
+    found = {**(more or {}), "reasoning": answer.reasoning, "tool_calls": list(answer.tool_calls), "scores": answer.scores,
+             "rough": answer.rough}
     found = {name: value for name, value in found.items() if value}
     return _written(found) if found else None
 
 
 def written(request: Request) -> str:
-    """Return what was asked as JSON: the messages, and beside them a schema, tools and labels where there are any."""
-    beside = {"schema": request.schema, "tools": request.tools, "labels": request.labels}
+    """Return what was asked as JSON: the messages, and beside them a schema, tools, labels, and a turn that is the user's."""
+    beside = {"schema": request.schema, "tools": request.tools, "labels": request.labels,
+              "turn": "user" if request.turn == "user" else None}
     more = {name: value for name, value in beside.items() if value}
     return _written({"messages": request.messages, **more} if more else request.messages)
 

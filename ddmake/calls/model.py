@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 from ddmake.backends import stopping, structured
 from ddmake.backends.base import Answer, Backend, Request
@@ -34,6 +34,7 @@ Schema = Mapping[str, Any] | None
 Tools = Sequence[Mapping[str, Any]] | None
 Looked = tuple[Request, Answer | None]
 Labels = Sequence[str] | None
+Turn = Literal["assistant", "user"]  # whose turn a model writes
 NoteFailed = Callable[[int, str, Answer, Mapping[str, Any] | None], None]
 
 
@@ -94,6 +95,7 @@ class OpenedLLM:
         self.spec, self.backend, self.calls, self.usage, self.tell = spec, backend, calls, usage, tell
         self.manner, self.payer, self.keep_failed = manner or Manner(), payer, keep_failed
         self.identity = backend.identity()
+        self.rough: str | None = None  # why an answer that was given may depend on the rows beside it, where one may
         self._sampling = {**spec.sampling(), "extra": spec.extra, "sample": spec.sample}
         self._once: set[int] = set()  # requests that came, by the beginnings of their keys
         self._more: Counter[int] = Counter()  # how often those came again: their samples' numbers
@@ -107,14 +109,15 @@ class OpenedLLM:
         return answers
 
     def stream(self, prompts: Iterable[Prompt], schema: Schema = None, tools: Tools = None, parse: Parse | None = None,
-               accept: Iterable[str] = (), labels: Labels = None) -> Iterator[Answer]:
+               accept: Iterable[str] = (), labels: Labels = None, turn: Turn = "assistant") -> Iterator[Answer]:
         """Yield one answer per prompt, in order, as soon as it and those before it are there.
 
         `answer.wrong` is why it can't be used, None if it can; `answer.value` is what `parse(number, answer)` made of it, what
         the JSON holds under a schema, or the text. Where `parse` raises, the prompt is asked again, three times at most.
-        Among `labels` the answer is one of them, and `answer.scores` has their log-probabilities.
+        Among `labels` the answer is one of them, and `answer.scores` has their log-probabilities. With `turn` "user" the model
+        writes what a user says after the messages, of which there may be none: local models alone do, others raise DdmakeError.
         """
-        work = _Work(self, self._requests(prompts, schema, tools, labels), parse, frozenset(accept))
+        work = _Work(self, self._requests(prompts, schema, tools, labels, turn), parse, frozenset(accept))
         number = 0
         for _ in work.arrivals():
             while number in work.done:
@@ -133,6 +136,17 @@ class OpenedLLM:
             if answer.error is not None:
                 self.note_failed(number, answer.error, answer)
         return found
+
+    def likelihoods(self, pairs: Sequence[tuple[Prompt, str]]) -> list[tuple[float, int] | None]:
+        """Return the log-probability of each text after its prompt and how many tokens it has; None where it's too long.
+
+        Nothing is kept. Raises DdmakeError for an llm that tells none: a service, and what isn't asked token by token.
+        """
+        find = getattr(self.backend, "likelihoods", None)
+        if find is None:
+            raise DdmakeError(f"llm({str(self.spec.name)!r}) doesn't tell how likely a given text is: only local models do.")
+        return find([(_turns([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt), text)
+                     for prompt, text in pairs]) if pairs else []
 
     def look(self, prompts: Iterable[Prompt], schema: Schema = None, tools: Tools = None, labels: Labels = None
              ) -> Iterator[Looked]:
@@ -178,26 +192,40 @@ class OpenedLLM:
             asked["tools"] = request.tools
         if request.labels:
             asked |= {"labels": request.labels, "sampling": None}
+        if request.turn == "user":
+            asked["turn"] = "user"
         if request.attempt:
             asked["attempt"] = request.attempt
         text = _json(asked)
         return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
-    def _requests(self, prompts: Iterable[Prompt], schema: Schema, tools: Tools, labels: Labels) -> Iterator[Request]:
+    def _requests(self, prompts: Iterable[Prompt], schema: Schema, tools: Tools, labels: Labels, turn: Turn = "assistant"
+                  ) -> Iterator[Request]:
         labels = None if labels is None else choice.checked(labels)
         if labels and isinstance(self.backend, Remote):
             raise choice.unable(str(self.spec.name))
+        if turn == "user" and not getattr(self.backend, "writes_users", False):
+            raise writes_no_users(str(self.spec.name))
         schema = None if schema is None else json_schema(schema)
-        more = {"schema": schema, "tools": tuple(tools) if tools else None, "labels": labels, "epoch": self.manner.epoch}
+        more = {"schema": schema, "tools": tuple(tools) if tools else None, "labels": labels, "epoch": self.manner.epoch,
+                "turn": turn}
         if isinstance(prompts, (str, Mapping)):
             raise DdmakeError("an llm takes a list of prompts: of one prompt, write [prompt].")
         for prompt in prompts:
-            yield Request(({"role": "user", "content": prompt},) if isinstance(prompt, str) else _turns(prompt), **more)
+            yield Request(({"role": "user", "content": prompt},) if isinstance(prompt, str) else _turns(prompt, turn), **more)
 
 
-def _turns(prompt: Any) -> tuple[dict[str, Any], ...]:
+def writes_no_users(llm: str) -> DdmakeError:
+    """Return what is to be said where an llm can't write a user's turn."""
+    return DdmakeError(f"llm({llm!r}) can't write what a user says: that takes a model whose prompt is given token by token. "
+                       "Take a local chat model: tiny, hf/…, or one made here.")
+
+
+def _turns(prompt: Any, turn: Turn = "assistant") -> tuple[dict[str, Any], ...]:
     """Return chat messages as they are asked. Raises DdmakeError for what is none."""
     turns = tuple(prompt) if isinstance(prompt, Sequence) else ()
+    if not turns and turn == "user":
+        return ()
     if not turns or not all(isinstance(turn, Mapping) and turn.get("role") in ROLES and "content" in turn for turn in turns):
         text = repr(prompt)
         raise DdmakeError(f"a prompt is text, or a list of messages like {{'role': 'user', 'content': …}} with the roles "
@@ -300,6 +328,7 @@ class _Work:
             self.again.append(replace(asked, anew=True))
             return
         self.model.usage.pay(answer, cached)
+        self.model.rough = self.model.rough or answer.rough
         if refused and asked.request.attempt + 1 < TRIES and not stopping.asked():
             self.sent.update([] if cached else [asked.number])
             request = replace(asked.request, attempt=asked.request.attempt + 1)
