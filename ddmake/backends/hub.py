@@ -188,7 +188,7 @@ def configs(root: Path, name: HubName, fetch: bool) -> Path | None:
 
 
 def file_of(root: Path, name: HubName, file: str, fetch: bool) -> Path | None:
-    """Return where a file of a model lies; None for one that it hasn't, or that isn't in the local cache, unless to `fetch` it."""
+    """Return where a file of a model lies; None for one that it hasn't, or that isn't in the local cache, without `fetch`."""
     return _config(name, commit(root, name), file, fetch)
 
 

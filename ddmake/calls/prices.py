@@ -76,14 +76,20 @@ def _given(spec: LLM) -> Price:
 
 def _known(spec: LLM) -> Price | None:
     """Return what an llm costs where the Ddfile doesn't say."""
-    road = providers.road(spec)
-    if road == "local" or servers.is_served(spec):
+    if providers.road(spec) == "local" or servers.is_served(spec):
         return LOCAL
+    name = listed_name(spec)
+    return None if name is None else _listed(name)
+
+
+def listed_name(spec: LLM) -> str | None:
+    """Return an llm's name in the tables of models; None for one that only a base_url leads to, and one that runs here."""
+    road = providers.road(spec)
     provider = providers.provider_of(spec) if road == "http" else None
-    if road == "plugin" or provider is not None and provider.url is None:
+    if road in ("local", "plugin") or servers.is_served(spec) or provider is not None and provider.url is None:
         return None
     kind = provider.name if provider is not None else providers.kind_of(spec)
-    return _listed(f"{OTHER_NAMES.get(kind, kind)}/{providers.model_of(spec).removeprefix('converse/')}")
+    return f"{OTHER_NAMES.get(kind, kind)}/{providers.model_of(spec).removeprefix('converse/')}"
 
 
 def _listed(name: str) -> Price | None:

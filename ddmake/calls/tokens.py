@@ -18,6 +18,7 @@ IMAGE = '"image_url"'  # how a request tells in JSON that it holds a picture
 A_MESSAGE = 4  # tokens besides its text, in OpenAI's chat format
 WRAPPING = len('{"content": "", "role": "user"}, ')  # what JSON puts around a message's text
 CHARACTERS = 4  # a token, where no tokenizer is there
+BYTES = 3  # a token, where it had better be too many than too few
 ENCODING, ITS_FILE = "cl100k_base", "9b5ad71b2ce5302211f9c61530b329a4922fc6a4"  # the name under which tiktoken keeps it
 
 
@@ -62,6 +63,12 @@ def counted(requests: Sequence[str]) -> float:
     if encoding is None or not characters:
         return 1 / CHARACTERS
     return sum(_tokens(encoding, json.loads(request)) for request in requests) / characters
+
+
+def of_text(text: str) -> int:
+    """Return the tokens of a text by OpenAI's tokenizer, or for every three bytes one where that isn't at hand."""
+    encoding = _encoding()
+    return len(text.encode("utf-8", "replace")) // BYTES + 1 if encoding is None else len(encoding.encode_ordinary(text))
 
 
 def _plain(llm: str) -> str:

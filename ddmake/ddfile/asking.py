@@ -7,6 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+
+class NotYet(Exception):
+    """Prompts aren't known before something else is done, as it is once the rule runs."""
+
+
 Prompt = str | Sequence[Mapping[str, Any]]  # text, or chat messages
 
 

@@ -21,6 +21,7 @@ ROWS: Literal["rows"] = "rows"
 STORED: Literal["stored"] = "stored"
 PATHS: Literal["paths"] = "paths"
 ASKED: Literal["asked"] = "asked"
+WRITTEN: Literal["written"] = "written"
 
 Model = Annotated[Any, MODEL]  # a toy's name, a target, "./path" or a Hub name; arrives as a Path or the Hub name
 Asked = Annotated[Any, MODEL, ASKED]  # the same, or an llm(); arrives as an llm: greedy, by the rule's max_tokens and separator
@@ -29,6 +30,7 @@ Schema = Annotated[Any, SCHEMA]  # a dict of types, a pydantic model or a JSON s
 Rows = Annotated[Any, ROWS]  # one dataset; arrives as a datasets.Dataset
 StoredRows = Annotated[Any, ROWS, STORED]  # one dataset; arrives as artifacts.stored.Stored where that will do, else as a Dataset
 Paths = Annotated[Any, PATHS]  # inputs that all arrive as paths, datasets too
+Written = Annotated[Any, WRITTEN]  # plain values; arrive as they are written, lists and tuples told apart
 Free = Annotated[Any, FREE]  # an argument that says how and not what: it counts for nothing
 Progress = Callable[[int, int, str], None]  # (done, total, note); total 0 where it isn't known
 

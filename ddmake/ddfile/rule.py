@@ -43,7 +43,7 @@ class Rule:
     place: str  # "Ddfile:41"
     wildcards: Mapping[str, str] = field(default_factory=dict)  # what a pattern's wildcards were bound to
     reads: tuple[Group, ...] = ()  # every source in inputs and arguments; a list of many is a group of its own
-    names_models: bool = False  # whether there is an llm or a model's name in inputs and arguments
+    names_models: bool = False  # whether there is an llm, or something where a model is asked for, in inputs and arguments
 
     @property
     def single(self) -> bool:

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from ddmake.ddfile.check import check_type
-from ddmake.ddfile.inputs import GIVEN, MODEL, PROMPT, ROWS, SCHEMA, Parts, marked, parts_of
+from ddmake.ddfile.inputs import GIVEN, MODEL, PROMPT, ROWS, SCHEMA, WRITTEN, Parts, marked, parts_of
 from ddmake.ddfile.registry import here
 from ddmake.errors import DdfileError, did_you_mean
 
@@ -27,14 +27,15 @@ class Take:
     prompt: bool
     schema: bool
     rows: bool
+    written: bool
     parts: Parts | None
 
     @classmethod
     def of(cls, parameter: inspect.Parameter) -> "Take":
         """Return what a parameter asks for."""
         note = parameter.annotation
-        return cls(parameter.name, note, parameter.default, *(marked(note, mark) for mark in (MODEL, PROMPT, SCHEMA, ROWS)),
-                   parts_of(note))
+        marks = (marked(note, mark) for mark in (MODEL, PROMPT, SCHEMA, ROWS, WRITTEN))
+        return cls(parameter.name, note, parameter.default, *marks, parts_of(note))
 
     @cached_property
     def named(self) -> bool:
