@@ -1,4 +1,4 @@
-"""Write ddmake/calls/prices.json from the price map of the installed litellm, which is read and not imported.
+"""Write ddmake/calls/prices.json, and contexts.json, from the price map of the installed litellm, which is read, not imported.
 
 Run as: python scripts/prices.py --date 2026-10-21    (the day on which that litellm was released; today unless given)
 
@@ -18,6 +18,7 @@ from typing import Any
 
 MAP = "model_prices_and_context_window_backup.json"
 OUT = Path(__file__).parent.parent / "ddmake" / "calls" / "prices.json"
+CONTEXTS = OUT.with_name("contexts.json")
 MODES = ("chat", "completion", "responses", "embedding")
 LEFT_OUT = ("azure", "azure_text")
 BESIDES = ("input_cost_per_request", "input_cost_per_query", "input_cost_per_character", "citation_cost_per_token")
@@ -33,11 +34,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--date", default=datetime.date.today().isoformat())
     date = parser.parse_args().date
-    models = dict(sorted(_models(json.loads((_litellm() / MAP).read_text()))))
+    known = json.loads((_litellm() / MAP).read_text())
+    for out, models in ((OUT, _models(known)), (CONTEXTS, _contexts(known))):
+        _write(out, dict(sorted(models)), date)
+
+
+def _write(out: Path, models: Mapping[str, Any], date: str) -> None:
     head = {"source": f"litellm {version('litellm')}", "date": date}
     rows = ",\n".join(f"{json.dumps(name)}:{json.dumps(row, separators=(',', ':'))}" for name, row in models.items())
-    OUT.write_text(f"{json.dumps(head)[:-1]}, \"models\": {{\n{rows}\n}}}}\n")
-    print(f"{len(models)} models, {OUT.stat().st_size:,} bytes")
+    out.write_text(f"{json.dumps(head)[:-1]}, \"models\": {{\n{rows}\n}}}}\n")
+    print(f"{out.name}: {len(models)} models, {out.stat().st_size:,} bytes")
 
 
 def _litellm() -> Path:
@@ -50,6 +56,14 @@ def _models(known: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Row]]
     for name, told in sorted(known.items(), key=lambda item: "/" in item[0]):  # the fuller names win
         if told.get("mode") in MODES and told["litellm_provider"] not in LEFT_OUT and _by_token(told):
             yield _full(name, told["litellm_provider"]), _row(told)
+
+
+def _contexts(known: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, int]]:
+    """Yield (name, tokens that a prompt may have) of every model that writes, priced or not."""
+    for name, told in sorted(known.items(), key=lambda item: "/" in item[0]):
+        most = _whole(told.get("max_input_tokens"))
+        if most and told.get("mode") in MODES[:3] and told["litellm_provider"] not in LEFT_OUT:
+            yield _full(name, told["litellm_provider"]), most
 
 
 def _by_token(told: Mapping[str, Any]) -> bool:

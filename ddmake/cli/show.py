@@ -204,7 +204,9 @@ def _facts(word: str, path: str, record: Mapping[str, Any]) -> list[str]:
         facts += [f"{used['cut']:,} cut at max_tokens"] if used["cut"] else []
         lost = f"{used['failed']:,} failed, the first: {used['first_failure']} (ddmake show {path} --failed)"
         facts += [lost] if used["failed"] else []
-    facts += [f"{name} {value:.3g}" for name, value in record.get("metrics", {}).items() if name in ("train_loss", "eval_loss")]
+    facts += [f"{name} {value:.3g}" for name, value in record.get("metrics", {}).items() if name in ("train_loss", "eval_loss")
+              and record["recipe"]["name"] != "choose"]
+    facts += ["{chosen}, {chosen_by} {score:.4g}".format(**record["metrics"])] if record["recipe"]["name"] == "choose" else []
     return [*facts, duration(record["seconds"])]
 
 

@@ -85,7 +85,8 @@ class Workshop:
             return self._perform(job, tell)
         except DdmakeError as error:
             print(error, flush=True)
-            return _failed(str(error), error.exit_code, not isinstance(error, FINAL))
+            code = 1 if isinstance(error, DdfileError) else error.exit_code  # found in a job, it's that job's failure
+            return _failed(str(error), code, not isinstance(error, FINAL))
         except sqlite3.DatabaseError as error:
             return _failed(f".ddmake: {database.told(error)}", 1, True)
         except OSError as error:

@@ -12,7 +12,7 @@ from ddmake.artifacts.digest import kind_of
 from ddmake.backends import embedders
 from ddmake.backends.providers import is_remote, missing_key
 from ddmake.calls import choice
-from ddmake.ddfile.asking import Asking, Embedding, Prompt
+from ddmake.ddfile.asking import Asking, Embedding, NotYet, Prompt
 from ddmake.ddfile.binding import leaves
 from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.specs import LLM, MODELS, Embedder
@@ -142,7 +142,7 @@ def _sends(flow: Workflow, store: Store, verdict: Verdict, spec: LLM | Embedder)
             return any(not known for each in texts for _, _, known in each)
         passes = [one for one in asks(verdict.rule, given) if isinstance(one.llm, OpenedLLM) and one.llm.spec == spec]
         return any(answer is None for one in passes for _, answer in one.llm.look(one.prompts, one.schema, one.tools, one.labels))
-    except ProviderError:  # it has no address
+    except (ProviderError, NotYet):  # it has no address, or may ask anything
         return True
     except DdmakeError:
         raise
@@ -200,6 +200,8 @@ def _seen(rows: Iterator[dict[str, Any]], verb: str, args: tuple[Any, ...]) -> I
         return islice(rows, args[0]) if verb == "take" else islice(rows, args[0], None)
     if verb == "select":
         return ({name: row[name] for name in args} for row in rows)
+    if verb == "remove":
+        return ({name: value for name, value in row.items() if name not in args} for row in rows)
     if verb == "rename":
         return ({args[0].get(name, name): value for name, value in row.items()} for row in rows)
     if verb == "filter":

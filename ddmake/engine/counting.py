@@ -25,7 +25,7 @@ from ddmake.store import Store, failed
 from ddmake.store.traces import Trace
 
 SAMPLE = 200  # requests whose tokens are counted, where no call tells of them
-PARSER = "parse raised"  # how the reason begins for which a parser's row failed
+PARSER = ("parse raised", "no verdict")  # how the reason begins for which a parser's row, or a judge's, failed
 
 
 class Looker(Opener):
@@ -59,7 +59,7 @@ class Looker(Opener):
         import datasets
 
         datasets.disable_progress_bars()
-        return views.apply(self._source(source), steps)
+        return self.view(source, steps)
 
 
 @dataclass

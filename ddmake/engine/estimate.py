@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 
 from ddmake.backends.providers import is_remote
 from ddmake.ddfile.binding import leaves
+from ddmake.ddfile.inputs import ASKED, marked
 from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.specs import LLM, Embedder
+from ddmake.ddfile.target import ModelName, Source
 from ddmake.ddfile.workflow import Workflow
 from ddmake.engine.verdicts import Plan, Verdict
 from ddmake.errors import DdfileError, ProviderError
@@ -46,8 +48,17 @@ def estimates(flow: Workflow, store: Store, plan: Plan, retried: Container[Rule]
     service without an address.
     """
     seen: set[bytes] = set()  # keys that would be sent, whichever rule comes first
-    return {verdict.rule: _estimate(flow, store, verdict, models, seen, verdict.rule in retried) for verdict in plan.verdicts
-            if verdict.word in ("make", "maybe") and (models := _models(verdict.rule))}
+    return {verdict.rule: _estimate(flow, store, verdict, _models(verdict.rule), seen, verdict.rule in retried)
+            for verdict in plan.verdicts if verdict.word in ("make", "maybe") and _asks(verdict.rule)}
+
+
+def _asks(rule: Rule) -> bool:
+    """Tell whether a rule asks anybody: what is given as an llm or embedder, or a model that is to be asked as it is."""
+    if not rule.names_models:
+        return False
+    takes = rule.recipe.signature.parameters
+    bare = [value for name, value in {**rule.inputs, **rule.arguments}.items() if marked(takes[name].annotation, ASKED)]
+    return bool(_models(rule)) or any(isinstance(leaf, (Source, ModelName)) for leaf in leaves(bare))
 
 
 def _models(rule: Rule) -> list[LLM | Embedder]:
