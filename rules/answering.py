@@ -106,28 +106,31 @@ class _Answers:
         self.features = getattr(described, "to_dict", described.copy)()  # of columns that stay as they are
         self.failed, self.usable = 0, 0
         self.first_failure: str | None = None
+        self.first_failed = 0  # the number of that row
         self._read: tuple[int, list[dict[str, Any]]] = (-1, [])  # rows that were read last, from which on
 
     def batches(self) -> Iterator["pa.RecordBatch"]:
         """Yield batches of rows with their answers' columns."""
         taking, asking = self.taking, self.asking
         parse = self._parse if taking.parse is not None else None
-        answers = self.llm.stream(asking.prompts, schema=asking.schema, tools=asking.tools, parse=parse, accept=taking.accept)
+        answers = self.llm.stream(asking.prompts, schema=asking.schema, tools=asking.tools, parse=parse, accept=taking.accept,
+                                  labels=asking.labels)
         first = 0
         for count, batch in self._given():
             found = self._batch(batch, list(islice(answers, count * taking.draws)), first)
-            if found.num_rows:
+            if found.num_rows or not count:  # without rows, they still have columns
                 yield found
             first += count
         if self.failed and (taking.on_error == "raise" or not self.usable):
             total = self.failed + self.usable
-            raise DdmakeError(f"{self.failed} of {total} rows have no usable answer; the first: {self._advised()}")
+            raise DdmakeError(f"{self.failed} of {total} rows have no usable answer; the first, row {self.first_failed}: "
+                              f"{self._advised()}")
 
     def _advised(self) -> str:
         """Return why the first row failed, what helps, and where the answers are seen."""
         reason = self.first_failure or ""
         remedy = ' (raise max_tokens, or accept="length")' if reason == CUT else ""
-        which = "" if reason.startswith("parse raised") else " --failed"
+        which = "" if reason.startswith(("parse raised", "no verdict")) else " --failed"
         return f"{reason}{remedy}. What was answered: ddmake calls{which} --rule {self.llm.payer.rule}"
 
     def _given(self) -> Iterator[tuple[int, "pa.RecordBatch | None"]]:
@@ -182,7 +185,8 @@ class _Answers:
         for number, answer in enumerate(answers):
             if answer.wrong is not None:
                 fine[number // width] = False
-                self.first_failure = self.first_failure or answer.wrong
+                if self.first_failure is None:
+                    self.first_failure, self.first_failed = answer.wrong, first + number // draws
                 self.llm.note_failed(first * draws + number, answer.wrong, answer, self._row(first + number // draws))
         self.failed += fine.count(False)
         self.usable += fine.count(True)

@@ -105,7 +105,7 @@ def test_a_cut_answer_counts_as_failed_unless_accepted(project, service):
     service.fail(0.0, finish="length")
     result = workflow(project, service).run()
     assert result.code == 1
-    assert "20 of 20 rows have no usable answer; the first: cut at max_tokens" in result.output
+    assert "20 of 20 rows have no usable answer; the first, row 0: cut at max_tokens" in result.output
     text = (project.root / "Ddfile").read_text()
     (project.root / "Ddfile").write_text(text.replace('column="said"', 'column="said", accept=["length"]'))
     project.make()

@@ -95,7 +95,7 @@ strict = judge_pairs("strict", rows, llm=llm("openai/m", base_url={service.url!r
 """
     result = judge(project, PAIRS[:4], rules).run("-k")
     assert {row["winner"] for row in project.rows("won")} <= {"a", "b"}
-    assert result.code == 1 and "4 of 4 rows have no usable answer; the first: cut at max_tokens" in result.output
+    assert result.code == 1 and "4 of 4 rows have no usable answer; the first, row 0: cut at max_tokens" in result.output
 
 
 def test_a_reason_comes_by_a_schema_with_the_answer_it_calls_a(project, service):

@@ -198,7 +198,7 @@ def test_where_all_rows_failed_the_remedy_and_the_answers_are_named(project, ser
     service.fail(0.0, finish="length")
     project.ddfile(f'generate("said", llm=llm("openai/toy", base_url="{service.url}"), prompt="x", n=3)')
     told = project.run()
-    assert told.code == 1 and "3 of 3 rows have no usable answer; the first: cut at max_tokens " \
+    assert told.code == 1 and "3 of 3 rows have no usable answer; the first, row 0: cut at max_tokens " \
         '(raise max_tokens, or accept="length"). What was answered: ddmake calls --failed --rule said' in told.output
     assert project.make("calls", "--failed", "--rule", "said").output.count("(cut) X") == 3
     assert project.run("show", "said", "--failed").output == \

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from ddmake.engine.ingredients import Reader
 from ddmake.engine.opening import Opener, Way
 from ddmake.engine.plan import Planner, digest_of
 from ddmake.engine.record import record_of
+from ddmake.engine.schema import check_opened
 from ddmake.engine.verdicts import Edited, Verdict
 from ddmake.engine.watched import watched
 from ddmake.errors import DdfileError, DdmakeError, PlanAgain
@@ -139,7 +140,7 @@ def _make(flow: Workflow, files: Hashes, store: Store, rule: Rule, order: Order,
         stage.remove(place.parent)  # of a try that failed
         os.makedirs(place.parent)
     started, process = time.time(), os.getpid()
-    way = Way(Manner(verdict.epoch, order.retry), order.caller, folder / FAILED)
+    way = Way(Manner(verdict.epoch, order.retry), order.caller, folder / FAILED, folder)
     with _half_goes(folder, scratch):
         usage = _run(flow, store, rule, scratch, folder / "checkpoints", way, tell)
         if os.getpid() != process:
@@ -179,7 +180,9 @@ def _run(flow: Workflow, store: Store, rule: Rule, scratch: dict[str, Path], che
     if "checkpoints" in rule.recipe.signature.parameters:
         checkpoints.mkdir(parents=True, exist_ok=True)
     try:
-        recipes.run(rule, opener.given(), given, scratch)
+        opened = opener.given()
+        check_opened(rule, opened)
+        recipes.run(rule, opened, given, scratch)
     finally:
         opener.close()
     return {name: {**asdict(used), "models": sorted(used.models), **opener.remarks.get(name, {})}
@@ -187,10 +190,10 @@ def _run(flow: Workflow, store: Store, rule: Rule, scratch: dict[str, Path], che
 
 
 def _metrics(rule: Rule, outputs: dict[str, Path]) -> dict[str, Any]:
-    """Return the numbers that a training has left in its model folder's metrics.json, curves aside."""
+    """Return what a training has left in its model folder's metrics.json: numbers and texts, curves and settings aside."""
     file = outputs[""] / "metrics.json" if rule.recipe.kind == "train" and rule.single else None
     told = json.loads(file.read_text()) if file is not None and file.is_file() else {}
-    return {name: value for name, value in told.items() if isinstance(value, (int, float))} if isinstance(told, dict) else {}
+    return {name: value for name, value in told.items() if isinstance(value, (int, float, str))} if isinstance(told, dict) else {}
 
 
 def _changed(flow: Workflow, files: Hashes, store: Store, rule: Rule, planner: Planner) -> bool:
@@ -221,7 +224,7 @@ def _base(planner: Planner, verdict: Verdict) -> str:
 
 def _fingerprint(flow: Workflow, rule: Rule, planner: Planner, verdict: Verdict) -> str:
     """Return the hash of the recipe and of all recipes before it."""
-    def identify(source: Source, columns: list[str] | None) -> Any:
+    def identify(source: Source, columns: Container[str] | None) -> Any:
         trace = planner.verdicts[source.target.rule].trace if source.target is not None else None
         return {"fingerprint": trace.fingerprint, "output": source.target.output} if trace else planner.digest(source)
 

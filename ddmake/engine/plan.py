@@ -5,7 +5,7 @@ key holds its inputs' digests, so an input that was made again with the same mea
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
@@ -16,10 +16,11 @@ from ddmake.artifacts import digest as artifacts
 from ddmake.artifacts.digest import Digest
 from ddmake.backends import check_name, embedders
 from ddmake.backends.batches import no_batches
+from ddmake.backends.fit import unfit
 from ddmake.backends.providers import unsupported
 from ddmake.ddfile.binding import leaves
 from ddmake.ddfile.rule import Group, Rule
-from ddmake.ddfile.specs import LLM, Embedder
+from ddmake.ddfile.specs import LLM, MODELS, Embedder
 from ddmake.ddfile.target import Source
 from ddmake.ddfile.workflow import Workflow
 from ddmake.engine.graph import Graph
@@ -96,7 +97,7 @@ class Planner:
         if before is not None:
             self._unsettle(rule)
         self.verdicts[rule] = verdict
-        if not verdict.settled and rule.recipe.columns is not None:
+        if not verdict.settled:
             told = columns_of(self.flow, rule, self.known_columns)
             self.columns.update({path: told.get(name) for name, path in rule.outputs.items()})
 
@@ -146,7 +147,7 @@ class Planner:
         why = "deleted, and gone from the store" if gone else "made before, and gone from the store"
         return Verdict(rule, "make", why, key, made_of, None, epoch)
 
-    def identify(self, source: Source, columns: list[str] | None) -> Any:
+    def identify(self, source: Source, columns: Container[str] | None) -> Any:
         """Return what a reader of a settled source depends on."""
         return narrowed(self.digest(source), columns)
 
@@ -326,7 +327,7 @@ class Planner:
         if placed is None:
             return f"never made; {strange}" if (strange := self._strange(rule)) else "never made"
         try:
-            return reason(placed[0].record["ingredients"], now)
+            return reason(placed[0].record["ingredients"], now, _folders(rule))
         except DdmakeError:
             return "changed; the record of what it was made of is damaged"
 
@@ -349,10 +350,20 @@ class Planner:
         for leaf in leaves([*rule.inputs.values(), *rule.arguments.values()]) if rule.names_models else ():
             if isinstance(leaf, LLM) and isinstance(leaf.name, str):
                 wrong = check_name(leaf.name, leaf.base_url) or unsupported(leaf) or leaf.batch and no_batches(leaf)
+            elif isinstance(leaf, LLM):
+                wrong = unsupported(leaf)
             else:
                 wrong = embedders.wrong(leaf) if isinstance(leaf, Embedder) and isinstance(leaf.name, str) else None
+            wrong = wrong or isinstance(leaf, MODELS) and unfit(leaf)
             if wrong:
                 raise DdfileError(f"{rule.place}: {wrong}")
+
+
+def _folders(rule: Rule) -> dict[str, str]:
+    """Return the folders of the models that a rule is given by a spec, by input or argument."""
+    given = {**rule.inputs, **rule.arguments}
+    return {name: Path(value.name.path).as_posix() for name, value in given.items()
+            if isinstance(value, MODELS) and isinstance(value.name, Source)}
 
 
 def digest_of(store: Store, path: str) -> Digest | None:

@@ -42,6 +42,11 @@ def run(rule: Rule, opened: dict[str, Any], given: dict[str, Any], outputs: dict
         raise RecipeFailed(_told(rule, _explained(error, opened), error)) from error
 
 
+def view_failed(rule: Rule, source: str, rows: Any, error: Exception) -> RecipeFailed:
+    """Return how a function failed that a view of a source's rows runs."""
+    return RecipeFailed(_told(rule, _explained(error, {source: rows}), error, f"a view of {source}"))
+
+
 def _environment(rule: Rule) -> dict[str, str]:
     """Return the environment that a rule's programs get: what every program needs, and what the rule declares."""
     return {name: os.environ[name] for name in (*EVERYDAY, *rule.options.env) if name in os.environ}
@@ -99,7 +104,7 @@ def _message(error: BaseException) -> str:
     return text if len(text) <= LONG else f"{text[:LONG]} … (the log has the rest)"
 
 
-def _told(rule: Rule, text: str, error: BaseException) -> str:
+def _told(rule: Rule, text: str, error: BaseException, what: str = "") -> str:
     """Return a failure's sentence with the user's innermost line; the frames go to the log."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if is_users(f.filename)]
     if not isinstance(error, DdmakeError):
@@ -107,4 +112,4 @@ def _told(rule: Rule, text: str, error: BaseException) -> str:
         print("".join(["Traceback (most recent call last):\n", *traceback.format_list(shown),
                        *traceback.format_exception_only(error)]), flush=True)
     place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else rule.place
-    return f"recipe {rule.recipe.name} failed ({place}): {text.removeprefix(f'{place}: ')}"
+    return f"{what or f'recipe {rule.recipe.name}'} failed ({place}): {text.removeprefix(f'{place}: ')}"
