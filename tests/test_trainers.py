@@ -193,8 +193,8 @@ def test_recipes_train_and_compare(runs, monkeypatch):
                                    reference="completion", metrics=["rouge_l", "exact_match", short]))
     assert [row["model"] for row in found] == ["base", "tuned"] and {row["rows"] for row in found} == {12}
     assert found[1]["rouge_l"] > found[0]["rouge_l"] and 0 <= found[1]["short"] <= 1
-    with pytest.raises(DdfileError, match="no metric 'rouge_1'.*Did you mean 'rouge_l'"):
-        list(evaluate.function({}, rows, prompt=prompt, reference="completion", metrics=["rouge_1"]))
+    with pytest.raises(DdfileError, match="no metric 'rouge_3'.*Did you mean 'rouge_l'"):
+        list(evaluate.function({}, rows, prompt=prompt, reference="completion", metrics=["rouge_3"]))
 
 
 def test_recipe_trains_an_adapter_on_an_adapter(runs, monkeypatch):

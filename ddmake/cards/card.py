@@ -5,6 +5,7 @@ Synthetic Data Generation and Reproducible LLM Workflows" (arXiv 2402.10379, App
 has a table of the fields, `docs/card.schema.json` a schema.
 """
 
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -46,7 +47,7 @@ def card(store: Store, lineage: Lineage, path: str) -> Card | None:
         "toys": sorted({model["name"] for entry in entries.values() for model in entry.get("models", []) if model.get("toy")}),
         **_license(list(entries.values())),
         **({"rows": digest["rows"], "columns": columns} if "rows" in digest else {}),
-        **({"model": _model(store, path, out, entries[shown(path)])} if kind == "model" else {}),
+        **({"model": _model(store, path, out, trained(entries, shown(path)))} if kind == "model" else {}),
         "steps": list(entries),
         "model_card": {step: entry for step, entry in entries.items() if is_model(entry)},
         "data_card": {step: entry for step, entry in entries.items() if not is_model(entry)},
@@ -54,6 +55,16 @@ def card(store: Store, lineage: Lineage, path: str) -> Card | None:
         "req_versions": trace.record["packages"],
     }
     return {field: value for field, value in made.items() if field not in ("model_card", "evaluations") or value}
+
+
+def trained(entries: Mapping[str, Facts], name: str) -> Facts:
+    """Return the entry of the job that trained a model; of one that was chosen among others, the entry of that one."""
+    entry = entries[name]
+    if entry["recipe"] != "choose":
+        return entry
+    shas = {out["digest"] for out in entry["outputs"].values()}
+    others = (one for one in entries.values() if one["recipe"] != "choose")
+    return next((one for one in others if shas & {out["digest"] for out in one["outputs"].values()}), entry)
 
 
 def _kind(path: str, out: Facts) -> str:

@@ -4,6 +4,7 @@ The Hub acts on these fields, so none is guessed: no model or dataset is named h
 """
 
 import re
+from itertools import takewhile
 from typing import Any
 
 from ddmake.cards.card import Card
@@ -74,8 +75,8 @@ def _model(card: Card) -> Meta:
 def _results(done: Meta, card: Card) -> list[Meta]:
     """Return an evaluation's scores of this model in the Hub's form; the dataset is named as a target, not as the Hub's."""
     row = next((row for row in done["rows"] if row.get("model") == done["this"]), {})
-    metrics = [{"type": name, "name": name, "value": value} for name, value in row.items()
-               if name != "rows" and isinstance(value, (int, float))]
+    scores = takewhile(lambda pair: pair[0] != "rows", row.items())  # behind it stands what was varied
+    metrics = [{"type": name, "name": name, "value": value} for name, value in scores if isinstance(value, (int, float))]
     if not metrics:
         return []
     data = ", ".join(done["data"]) or UNKNOWN

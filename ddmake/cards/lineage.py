@@ -48,7 +48,7 @@ class Lineage:
         while waiting:
             step = waiting.popleft()
             found[step.id] = step
-            for before, name in self._before(step):
+            for before, name in self._before(step, only_chosen=True):
                 if before.id not in names:
                     names[before.id] = name
                     waiting.append(before)
@@ -63,11 +63,15 @@ class Lineage:
     @cached_property
     def evaluations(self) -> list[tuple[str, Trace]]:
         """Return the placed results of `evaluate`, by path."""
-        found = [(path, self.trace(number)) for path, number in self.traces.placed_by("evaluate")]
-        return [(path, trace) for path, trace in found if trace]
+        found = [(path, self.placed(path)) for path, _ in self.traces.placed_by("evaluate")]
+        return [(path, placed[0]) for path, placed in found if placed and placed[1] != "answers"]
 
-    def _before(self, trace: Trace) -> Iterator[tuple[Trace, str]]:
+    def _before(self, trace: Trace, only_chosen: bool = False) -> Iterator[tuple[Trace, str]]:
+        """Yield the jobs before one; of a model that was chosen among others perhaps only those that made just this one."""
+        chosen = {out["digest"]["sha"] for out in trace.outputs.values()} if trace.record["recipe"]["name"] == "choose" else None
         for given in trace.record["inputs"]:
+            if only_chosen and chosen is not None and given["digest"] not in chosen:
+                continue
             before = None if given["trace"] is None else self.trace(given["trace"])
             if before is not None:
                 yield before, given["path"]

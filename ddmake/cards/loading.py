@@ -5,7 +5,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ddmake import toys
-from ddmake.cards.card import Card
+from ddmake.cards.card import Card, trained
 
 READERS = {".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 CLASSES = {"causal": "AutoModelForCausalLM", "seq2seq": "AutoModelForSeq2SeqLM",
@@ -23,7 +23,7 @@ def snippet(card: Card) -> str:
     model = card["model"]
     if model.get("library") == "sentence-transformers":
         return f"from sentence_transformers import SentenceTransformer\n\nmodel = SentenceTransformer({_text(card['name'])})"
-    return _transformers(card["name"], model, card["model_card"][card["name"]]) if model.get("task") in CLASSES else ""
+    return _transformers(card["name"], model, trained(card["model_card"], card["name"])) if model.get("task") in CLASSES else ""
 
 
 def _dataset(path: str) -> str:

@@ -46,6 +46,10 @@ def _files(card: Card) -> str:
 def _model(card: Card) -> str:
     base = card["model"].get("base", "")
     kind = "A LoRA adapter" if card["model"].get("library") == "peft" else "A model"
+    if _entry(card)["recipe"] == "choose":
+        told = _entry(card)["metrics"]
+        by = f"the one called {code(told['chosen'])}, for its {code(told['chosen_by'])} of {number(told['score'])}"
+        return f"{kind}{f' for {code(base)}' if base else ''}, chosen from {told['candidates']} by {code('choose')}: {by}."
     return f"{kind}{f' for {code(base)}' if base else ''}, trained by {code(_entry(card)['recipe'])}{_from(card, 'on')}."
 
 

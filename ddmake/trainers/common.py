@@ -5,8 +5,8 @@ import math
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,15 @@ from ddmake.backends.hf import context_window, end_tokens
 from ddmake.backends.loading import load_generation, load_model, load_tokenizer
 from ddmake.backends.models import SEPARATOR
 from ddmake.ddfile.specs import Lora
-from ddmake.errors import DdmakeError
+from ddmake.errors import DdmakeError, did_you_mean
 from ddmake.trainers.checkpoints import Saver, newest_sound, notes_of
 
 Progress = Callable[[int, int, str], None]
 Encode = Callable[[Mapping[str, Any]], dict[str, list[int]]]
 POINTS = 200  # of the loss curve, at most about
 LARGE = 1_000_000_000  # parameters from which on activations are computed again instead of kept
+CURVES = {"loss": "loss", "rewards/accuracies": "accuracy", "accuracy": "accuracy", "rewards/margins": "margin",
+          "margin": "margin"}  # what is logged, and its name in the metrics
 IGNORED = -100  # the label of a token that the loss leaves out
 LEFT_BEHIND = ("README.md", "training_args.bin")  # cards are written elsewhere; the other is a pickle
 
@@ -80,7 +82,21 @@ def load_base(settings: Settings) -> torch.nn.Module:
     kept = settings.peft is not None and half(settings) and torch.cuda.is_available()
     model = load_model(settings.base, settings.revision, "bfloat16" if kept else "float32")
     model.generation_config = load_generation(settings.base, model)
+    need_targets(model, settings)
     return model
+
+
+def need_targets(model: torch.nn.Module, settings: Settings) -> None:
+    """Raise DdmakeError for a module that an adapter is to be put on and that the model lacks."""
+    lora = settings.peft
+    if lora is None or isinstance(lora.targets, str):
+        return
+    linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    names = [name for name, _ in model.named_modules()]
+    for target in lora.targets:
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            raise DdmakeError(f"lora(targets=): base {settings.base_name} has no module {target!r}. Its linear ones: "
+                              f"{', '.join(sorted(linear))}.{did_you_mean(target, sorted(linear))}")
 
 
 def load_training_tokenizer(settings: Settings) -> Any:
@@ -123,20 +139,22 @@ def turns_of(row: Mapping[str, Any]) -> tuple[list[dict[str, str]], int]:
     return messages, first
 
 
-def tokenize(rows: datasets.Dataset, encode: Encode, file: Path) -> tuple[datasets.Dataset, Counter]:
+def tokenize(rows: datasets.Dataset, encode: Encode, file: Path, names: Sequence[str] = ("input_ids", "labels"),
+             learned: Sequence[str] = ("labels",)) -> tuple[datasets.Dataset, Counter]:
     """Return the rows as tokens, kept in a file of the checkpoints' folder, with counts of rows cut and dropped.
 
-    A row that nothing is left of to learn from is dropped. The rows' own folder is left alone: `map` by itself would
-    write its cache there.
+    `names` are the columns that an example has, `learned` those among them of which something must be left to learn: a row
+    where nothing is, is dropped. The rows' own folder is left alone: `map` by itself would write its cache there.
     """
     counts = Counter(cut=0, dropped=0)
 
-    def encode_batch(batch: dict[str, list]) -> dict[str, list[list[int]]]:
+    def encode_batch(batch: dict[str, list]) -> dict[str, list]:
         examples = [encode(dict(zip(batch, values, strict=True))) for values in zip(*batch.values(), strict=True)]
         counts["cut"] += sum(example.pop("cut") for example in examples)
-        kept = [example for example in examples if any(label != IGNORED for label in example["labels"])]
+        kept = [example for example in examples
+                if all(any(token != IGNORED for token in example[name]) for name in learned)]
         counts["dropped"] += len(examples) - len(kept)
-        return {name: [example[name] for example in kept] for name in ("input_ids", "labels")}
+        return {name: [example[name] for example in kept] for name in names}
 
     file = file.with_stem(f"{file.stem}-{os.environ.get('RANK', '0')}")  # each process writes its own
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -218,11 +236,27 @@ def run(trainer: Trainer, settings: Settings, output: Path, checkpoints: Path, p
     trainer.train(resume_from_checkpoint=str(sound) if sound else None)
     metrics = measure(trainer) | {"runtime_s": round(saver.seconds(), 1)} | dict(notes)
     if trainer.is_world_process_zero():
-        curve = [[entry["step"], entry["loss"]] for entry in trainer.state.log_history if "loss" in entry]
         save(trainer, settings, output)
-        text = json.dumps(metrics | {"loss_curve": curve}, indent=1)
-        (output / "metrics.json").write_text(text + "\n", encoding="utf-8")
+        found = metrics | curves(trainer.state.log_history) | {"settings": told(settings, len(trainer.train_dataset))}
+        (output / "metrics.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return metrics
+
+
+def curves(history: Sequence[Mapping[str, float]]) -> dict[str, list[list[float]]]:
+    """Return the loss, and of preferences the accuracy and the margin, as `[step, value]`."""
+    found: dict[str, list[list[float]]] = {"loss_curve": []}
+    for entry in history:
+        for logged, name in CURVES.items():
+            if logged in entry:
+                found.setdefault(f"{name}_curve", []).append([entry["step"], entry[logged]])
+    return found
+
+
+def told(settings: Settings, examples: int) -> dict[str, Any]:
+    """Return what a training was made of, for `evaluate` to tell models apart by; how a batch is cut says nothing of that."""
+    found = {name: value for name, value in asdict(settings).items() if name not in ("base", "base_name", "peft", "micro_batch")}
+    lora = {f"lora_{f.name}": getattr(settings.peft, f.name, None) for f in fields(Lora)}
+    return {"base": settings.base_name, "examples": examples, **found, **lora}
 
 
 def measure(trainer: Trainer) -> dict[str, float]:
@@ -234,17 +268,20 @@ def measure(trainer: Trainer) -> dict[str, float]:
     found = {"train_loss": loss, "steps": step}
     if trainer.eval_dataset is None:
         return found
-    last = [entry["eval_loss"] for entry in history if "eval_loss" in entry and entry["step"] == step]
-    return found | {"eval_loss": last[-1] if last else trainer.evaluate()["eval_loss"]}
+    if not any("eval_loss" in entry and entry["step"] == step for entry in history):
+        trainer.evaluate()
+    held = [entry for entry in history if "eval_loss" in entry][-1]
+    return found | {f"eval_{name}": held[f"eval_{logged}"] for logged, name in CURVES.items() if f"eval_{logged}" in held}
 
 
 def save(trainer: Trainer, settings: Settings, output: Path) -> None:
     """Fill the model folder: weights as safetensors, tokenizer, a generation config that stops; no path of this machine."""
     model = trainer.accelerator.unwrap_model(trainer.model)
-    generation = stopping(model.generation_config, trainer.processing_class)
+    writes = hasattr(model, "generation_config")  # a reward model writes no text
+    if writes:
+        model.generation_config = stopping(model.generation_config, trainer.processing_class)
     output.mkdir(parents=True, exist_ok=True)
     if settings.peft is None:
-        model.generation_config = generation
         model.save_pretrained(output)
     else:
         config = model.peft_config["default"]
@@ -253,7 +290,8 @@ def save(trainer: Trainer, settings: Settings, output: Path) -> None:
             config.target_modules = sorted(config.target_modules)  # a set's order differs from run to run
         # "auto" would ask the Hub for a base of that name
         model.save_pretrained(output, save_embedding_layers=False)
-    generation.save_pretrained(output)
+    if writes:
+        model.generation_config.save_pretrained(output)
     keep_separator(trainer.processing_class, settings.separator)
     trainer.processing_class.save_pretrained(output)
     for name in LEFT_BEHIND:
