@@ -118,14 +118,15 @@ def ddmake(asked: Asked) -> Run:
             here = [len(tokens) + 1 == lengths[row.number] for row, tokens in zip(rows, written)]
             return super().pick(rows, written, due(logits, here, model.ends))
 
-    made = model._decoder
+    made = model._decoders
 
-    def decoder() -> Any:
+    def decoders() -> Any:
         found = made()
-        found.writer = Ending(model.tokenizer, model.sampling, frozenset(model.ends), model.guides)
+        for decoder in found:
+            decoder.writer = Ending(model.tokenizer, model.sampling, frozenset(model.ends), model.guides)
         return found
 
-    model._decoder = decoder
+    model._decoders = decoders
     return lambda count: sum(answer.tokens_out for _, answer in model.answers(requests[:count]))
 
 
