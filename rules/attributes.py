@@ -34,14 +34,14 @@ def _told(inputs: Inputs, arguments: Arguments) -> list[str] | None:
     for name in ("n", "take"):
         if arguments[name] is not None and arguments[name] < 1:
             raise DdfileError(f"{name} is a number of at least 1, not {arguments[name]}.")
-    rows = _Combinations(arguments)
-    if len(rows) > MOST:
-        raise DdfileError(f"there are {rows.there:,} combinations of attributes: say take=, which draws so many of them.")
-    if arguments["take"] is not None and arguments["take"] > rows.there:
+    rows, taking = _Combinations(arguments), _taking(arguments)
+    if rows.taken > rows.there:
         raise DdfileError(f"take={arguments['take']}, and there are {rows.there:,} combinations of attributes.")
-    free(rows.column_names, [arguments["column"]], "attributed")
+    if rows.taken * arguments["n"] > MOST:
+        raise DdfileError(f"there are {rows.taken:,} combinations of attributes: say take=, which draws so many of them. "
+                          f"With n={arguments['n']}, {MOST // arguments['n']:,} can be asked for.")
+    free(rows.column_names, taking.told([]) or [arguments["column"]], "attributed")
     _wording(arguments).check(rows.column_names)
-    taking = _taking(arguments)
     taking.check(rows.column_names)
     return taking.told(rows.column_names)
 
@@ -117,6 +117,11 @@ class _Combinations:
         return math.prod(map(len, given.values())) if isinstance(given, Mapping) else len(given)
 
     @property
+    def taken(self) -> int:
+        """Return how many of them are taken."""
+        return self.there if self.arguments["take"] is None else self.arguments["take"]
+
+    @property
     def column_names(self) -> list[str]:
         """Return the names of the columns."""
         return list(self.columns or (self.attributes if isinstance(self.attributes, Mapping) else self.attributes[0]))
@@ -126,17 +131,16 @@ class _Combinations:
         return _Combinations(self.arguments, columns)
 
     def __len__(self) -> int:
-        take = self.arguments["take"]
-        return self.arguments["n"] * (self.there if take is None else take)
+        return self.arguments["n"] * self.taken
 
     def __getitem__(self, at: slice) -> "pa.Table":
         import pyarrow as pa
 
-        numbers = [self._taken[row // self.arguments["n"]] for row in range(len(self))[at]]
+        numbers = [self._numbers[row // self.arguments["n"]] for row in range(len(self))[at]]
         return pa.table({name: self._column(name, numbers) for name in self.column_names})
 
     @cached_property
-    def _taken(self) -> Sequence[int]:
+    def _numbers(self) -> Sequence[int]:
         """Return the numbers of the combinations that are taken."""
         take = self.arguments["take"]
         return range(self.there) if take is None else drawn(self.there, take, self.arguments["seed"])

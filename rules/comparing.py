@@ -136,7 +136,7 @@ def _column(rows: Any, name: str, level: Level, order: Sequence[str] | None) -> 
             elif order is None and isinstance(value, (int, float)) and isfinite(value):
                 yield Fraction(value)
             else:
-                remedy = "numbers, or order=, the verdicts from the lowest to the highest," if level == "ordinal" else "numbers"
+                remedy = "numbers, or order=, the verdicts from the lowest to the highest" if level == "ordinal" else "numbers"
                 raise DdmakeError(f"column {name!r} holds {value!r}; level={level!r} takes {remedy if order is None else order}.")
 
 

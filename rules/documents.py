@@ -12,7 +12,7 @@ from ddmake.ddfile.inputs import Paths, StoredRows
 from ddmake.errors import DdfileError, DdmakeError
 from ddmake.rules.columns import added, free, need
 from ddmake.rules.cutting import Unit, cut, sections
-from ddmake.rules.texts import beside, stored
+from ddmake.rules.texts import beside, stored, texts_in
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -159,7 +159,7 @@ def _chunked(rows: Any, text: str, manner: Manner, markdown: bool | None) -> Ite
     import pyarrow as pa
 
     for batch in stored(rows, FEW):
-        texts = batch.column(text).to_pylist()
+        texts = texts_in(batch.column(text), text)
         marked = _markdown(batch) if markdown is None else [markdown] * len(texts)
         found = [(number, *piece) for number, (whole, is_markdown) in enumerate(zip(texts, marked))
                  for piece in _pieces(whole or "", is_markdown, manner)]

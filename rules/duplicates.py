@@ -9,7 +9,7 @@ from ddmake import step
 from ddmake.ddfile.asking import Embedding
 from ddmake.ddfile.inputs import StoredRows
 from ddmake.ddfile.specs import Embedder
-from ddmake.errors import DdfileError
+from ddmake.errors import DdfileError, did_you_mean
 from ddmake.rules.columns import added, free, need
 from ddmake.rules.texts import beside, grams, hashed, stored, texts
 
@@ -44,7 +44,8 @@ def _dissimilar(inputs: Inputs, arguments: Arguments) -> list[str] | None:
     _check_threshold(arguments["threshold"])
     if columns is not None and embedding not in columns:
         if arguments["embedder"] is None:
-            raise DdfileError(f"there is no column {embedding!r} of vectors. Give an embedder=, or embed() the rows.")
+            raise DdfileError(f"there is no column {embedding!r} of vectors. Give an embedder=, or embed() the rows."
+                              f"{did_you_mean(embedding, columns)}")
         need(columns, arguments["text"], "to embed")
     return columns
 

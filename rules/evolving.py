@@ -2,6 +2,7 @@
 
 import random
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from ddmake.ddfile.inputs import Prompt, StoredRows
 from ddmake.ddfile.specs import LLM
 from ddmake.errors import DdfileError, did_you_mean
 from ddmake.rules.columns import added, free, need
-from ddmake.rules.growing import drawn, grown, seen
+from ddmake.rules.growing import check_used, drawn, grown, seen
 from ddmake.rules.texts import texts, words
 from ddmake.rules.wording import Turn, Wording
 
@@ -28,13 +29,14 @@ REFUSED = re.compile(r"(i['’]?m |i am )?(very |so |really )?sorry\b|as an ai\b
 SHORT = 80  # words of a response, below which a "sorry" means that there is none
 EMPTY = frozenset("a an and are as at be but by for from has have he i if in is it its me my of on or she so that the they this "
                   "to was we were will with you your".split())  # words that say nothing by themselves
+MADE = ("origin", "kind", "round")  # columns beside the instruction
 VERDICT = {"type": "object", "properties": {"verdict": {"type": "string", "enum": ["equal", "different"]}},
            "required": ["verdict"], "additionalProperties": False}
 
 
 def _evolved(inputs: Mapping[str, Any], arguments: Arguments) -> list[str] | None:
     """Tell the columns of `evol_instruct`."""
-    columns, added_ones = inputs["rows"], list(_kinds(arguments))
+    columns, more = inputs["rows"], [*MADE, *filter(None, [arguments["response"]])]
     if arguments["rounds"] < 1:
         raise DdfileError(f"rounds is a number of at least 1, not {arguments['rounds']}.")
     if not arguments["kinds"]:
@@ -44,13 +46,14 @@ def _evolved(inputs: Mapping[str, Any], arguments: Arguments) -> list[str] | Non
         raise DdfileError(f"there is no kind {unknown!r}. There are: {', '.join(KINDS)}; one of your own is a sentence that says "
                           f"what to do.{did_you_mean(unknown, KINDS)}")
     need(columns, arguments["instruction"], "to evolve")
-    free(columns, added_ones[1:], "evol_instruct")
+    free([arguments["instruction"], *MADE], more[len(MADE):], "evol_instruct")
+    free(columns, more, "evol_instruct")
     _wording(arguments).check(added(columns, "instruction", "kind"))
     Wording(arguments["compare"]).check(["instruction", "evolved"])
-    return added(columns, *added_ones)
+    return added(columns, *more)
 
 
-@step(version="1", columns=_evolved)
+@step(version="2", columns=_evolved)
 def evol_instruct(rows: StoredRows, *, llm: LLM, rounds: int = 4, instruction: str = "instruction", kinds: Sequence[str] = KINDS,
                   all: bool = False, judge: LLM | None = None, response: str | None = None, prompt: Prompt = "evol_instruct.j2",
                   compare: Prompt = "evol_compare.j2", system: Prompt | None = None, variables: Mapping[str, Any] | None = None,
@@ -81,7 +84,7 @@ def evol_instruct(rows: StoredRows, *, llm: LLM, rounds: int = 4, instruction: s
 
 def _kinds(arguments: Arguments) -> dict[str, str]:
     """Return the columns that `evol_instruct` makes, with their types, in the order of a form."""
-    names = [arguments["instruction"], "origin", "kind"]
+    names = [arguments["instruction"], *MADE[:2]]
     answers = {} if arguments["response"] is None else {arguments["response"]: "string"}
     return {**dict.fromkeys(names, "string"), "round": "int64", **answers}
 
@@ -102,18 +105,31 @@ class _Evolving:
     arguments: Arguments
     grew: list[list[Form]]
 
+    def __post_init__(self):
+        times: Counter[str] = Counter()
+        self.told = []  # what rows are drawn by: their instructions, and how often each came before, so that no other row counts
+        for (first,) in self.grew:
+            self.told.append(f"{times[first['text']]} {first['text']}")
+            times[first["text"]] += 1
+
     def round(self, number: int) -> None:
         """Evolve each instruction once; those that fail stay as they were."""
         alive = [row for row, forms in enumerate(self.grew) if (forms[-1]["text"] or "").strip()]
-        kinds = {row: random.Random(f"{self.arguments['seed']} {number} {row}").choice(self.arguments["kinds"]) for row in alive}
+        kinds = {row: self._drawn(number, row) for row in alive}
         asked = drawn(self.arguments["llm"], self._prompts(kinds), alive, self.arguments["accept"])
         texts = {row: answer.strip() for row, answer in zip(alive, asked) if answer.wrong is None}
+        if number == 1:
+            check_used(self.arguments["llm"], len(texts), len(alive), number)
         good = {row: text for row, text in texts.items() if sound(text, self.grew[row][-1]["text"])}
         if self.arguments["judge"] is not None:
             good = self._different(good)
         said = dict.fromkeys(good) if self.arguments["response"] is None else self._responses(good)
         for row, response in said.items():
             self.grew[row].append(_form(good[row], self.grew[row][0]["origin"], kinds[row], number, response))
+
+    def _drawn(self, number: int, row: int) -> str:
+        """Return the kind of a row's evolution in a round."""
+        return random.Random(f"{self.arguments['seed']} {number} {self.told[row]}").choice(self.arguments["kinds"])
 
     def _prompts(self, kinds: Mapping[int, str]) -> Iterator[list[Turn]]:
         rows, wording = self.arguments["rows"], _wording(self.arguments)

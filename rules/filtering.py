@@ -25,7 +25,7 @@ Inputs, Arguments = Mapping[str, Any], Mapping[str, Any]
 
 SAID, SAID_META, KEPT = "\0said", "\0said_meta", "\0kept"  # columns while a rule runs: no user's has such a name
 TOGETHER = 1000  # rows that are gathered at once
-NUMBER = re.compile(r"(?<![\w.])[-+−]?\d+(?:\.\d+)?")
+NUMBER = re.compile(r"(?<![\w.])[-+−]?(?:[1-9]\d{0,2}(?:,\d{3})+(?!\d)|\d+|(?=\.\d))(?:\.\d+)?")
 YES = re.compile(r"[\W_]*yes\b", re.IGNORECASE)
 
 
@@ -67,7 +67,7 @@ def first_number(answer: str) -> float:
     found = NUMBER.search(answer)
     if found is None:
         raise ValueError(f"there is no number in {answer[:80]!r}")
-    return float(found[0].replace("−", "-"))
+    return float(found[0].replace("−", "-").replace(",", ""))
 
 
 @step(version="1", columns=_kept, asks=_asking)
@@ -86,7 +86,7 @@ def keep_if(rows: StoredRows, *, llm: LLM, prompt: Prompt, when: Callable[[str],
     return _whole(rows, _those_kept(rows, told, arguments), arguments, "string")
 
 
-@step(version="1", columns=_ranked, asks=_asking)
+@step(version="2", columns=_ranked, asks=_asking)
 def rank(rows: StoredRows, *, llm: LLM, prompt: Prompt, score: Callable[[str], float] | None = None, column: str = "score",
          descending: bool = True, threshold: float | None = None, system: Prompt | None = None,
          variables: Mapping[str, Any] | None = None, meta: bool = False, accept: Collection[str] = (),

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any, Literal
 
+from ddmake.errors import DdmakeError
 from ddmake.rules.texts import beside, stored
 
 if TYPE_CHECKING:
@@ -51,3 +52,10 @@ def drawn(llm: Any, prompts: Iterable[Any], numbers: Iterable[int], accept: str 
         if answer.wrong is not None:
             llm.note_failed(number, answer.wrong, answer)
         yield answer
+
+
+def check_used(llm: Any, used: int, asked: int, number: int) -> None:
+    """Raise DdmakeError where something was asked in a round, and not one of the answers can be used."""
+    if asked and not used:
+        raise DdmakeError(f"none of the {asked} answers of round {number} can be used; the first: {llm.usage.first_failure}. "
+                          f"What was answered: ddmake calls --failed --rule {llm.payer.rule}")

@@ -12,7 +12,7 @@ from ddmake.ddfile.inputs import Prompt, StoredRows
 from ddmake.ddfile.specs import LLM
 from ddmake.errors import DdfileError, DdmakeError
 from ddmake.rules.columns import need
-from ddmake.rules.growing import drawn
+from ddmake.rules.growing import check_used, drawn
 from ddmake.rules.texts import texts, words
 from ddmake.rules.unlike import Unlike
 from ddmake.rules.wording import Turn, Wording
@@ -30,6 +30,12 @@ def _bootstrapped(inputs: Mapping[str, Any], arguments: Arguments) -> list[str]:
     for name in ("n", "examples", "new", "batch", "max_rounds"):
         if arguments[name] < 1:
             raise DdfileError(f"{name} is a number of at least 1, not {arguments[name]}.")
+    if arguments["generated"] < 0:
+        raise DdfileError(f"generated is a number of at least 0, not {arguments['generated']}.")
+    if arguments["shortest"] > arguments["longest"]:
+        raise DdfileError(f"shortest={arguments['shortest']} is above longest={arguments['longest']}: nothing would be kept.")
+    if not all(word.strip() for word in _avoided(arguments)):
+        raise DdfileError("avoid holds a blank word, which is in every text.")
     if not 0 < arguments["threshold"] <= 1:
         raise DdfileError(f"threshold is a similarity above 0, at most 1, not {arguments['threshold']}.")
     need(inputs["seeds"], arguments["instruction"], "to begin with")
@@ -81,6 +87,10 @@ def _wording(arguments: Arguments) -> Wording:
     return Wording(arguments["prompt"], system=arguments["system"], variables=arguments["variables"])
 
 
+def _avoided(arguments: Arguments) -> Collection[str]:
+    return [arguments["avoid"]] if isinstance(arguments["avoid"], str) else arguments["avoid"]
+
+
 @dataclass
 class _Bootstrap:
     """The arguments of `self_instruct`, with its seeds and what has been kept."""
@@ -93,8 +103,7 @@ class _Bootstrap:
             raise DdmakeError("there is no seed: self_instruct needs one instruction at least to begin with.")
         self.wording = _wording(self.arguments)
         self.unlike = Unlike(self.arguments["threshold"])
-        avoid = self.arguments["avoid"]
-        marked = [rf"\b{re.escape(word)}\b" for word in ([avoid] if isinstance(avoid, str) else avoid)]
+        marked = [rf"\b{re.escape(word)}\b" for word in _avoided(self.arguments)]
         self.avoid = re.compile("|".join(marked) or r"(?!)", re.IGNORECASE)
         for text in self.seeds:
             self.unlike.keep(text)
@@ -103,14 +112,12 @@ class _Bootstrap:
         """Ask a round of prompts and return the instructions that are new."""
         llm, chance = self.arguments["llm"], random.Random(f"{self.arguments['seed']} {number}")
         prompts = [self._prompt(chance, found) for _ in range(self.arguments["batch"])]
-        fresh, failed = [], 0
+        fresh, used = [], 0
         numbers = range((number - 1) * len(prompts), number * len(prompts))
         for answer in drawn(llm, prompts, numbers, self.arguments["accept"]):
-            failed += answer.wrong is not None
+            used += answer.wrong is None
             fresh += self._kept(answer) if answer.wrong is None else []
-        if failed == len(prompts):
-            raise DdmakeError(f"none of the {failed} answers of round {number} can be used; the first: "
-                              f"{llm.usage.first_failure}. What was answered: ddmake calls --failed --rule {llm.payer.rule}")
+        check_used(llm, used, len(prompts), number)
         return fresh
 
     def _prompt(self, chance: random.Random, found: Sequence[str]) -> list[Turn]:

@@ -10,6 +10,7 @@ from ddmake.ddfile.inputs import Prompt
 from ddmake.ddfile.specs import LLM
 from ddmake.errors import DdfileError, DdmakeError
 from ddmake.rules.answering import OnError, Taking, answered
+from ddmake.rules.columns import free
 from ddmake.rules.growing import drawn
 from ddmake.rules.wording import Turn
 
@@ -32,7 +33,10 @@ def _made_up(inputs: Mapping[str, Any], arguments: Arguments) -> list[str]:
         arguments["system"].need(list(arguments["variables"] or ()))
     taking = _taking(arguments)
     taking.check([arguments["instruction"]])
-    return taking.told([arguments["instruction"]]) if arguments["respond"] else [arguments["instruction"]]
+    if not arguments["respond"]:
+        return [arguments["instruction"]]
+    free([arguments["instruction"]], taking.told([]), "magpie")
+    return taking.told([arguments["instruction"]])
 
 
 @step(version="1", columns=_made_up)

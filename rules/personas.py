@@ -1,6 +1,7 @@
 """Who a text is by or for, who knows them, and rows drawn by chance: what makes prompts differ from each other."""
 
 import random
+import sys
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import accumulate
@@ -13,7 +14,7 @@ from ddmake.ddfile.specs import LLM
 from ddmake.errors import DdfileError
 from ddmake.rules.answering import OnError, Taking, answered
 from ddmake.rules.columns import added, free, need
-from ddmake.rules.growing import drawn, grown, seen
+from ddmake.rules.growing import check_used, drawn, grown, seen
 from ddmake.rules.questions import filled
 from ddmake.rules.texts import texts
 from ddmake.rules.wording import Turn, Wording
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ddmake.artifacts.rows import Batches
 
 Arguments = Mapping[str, Any]
+INTEGER, LARGEST = 2**63 - 1, sys.float_info.max  # the greatest numbers that a column of whole numbers, or of others, holds
 RELATED = {"origin": "string", "round": "int64"}  # what `related_personas` adds
 
 
@@ -90,10 +92,13 @@ def related_personas(rows: StoredRows, *, llm: LLM, persona: str = "persona", ro
     for number in range(1, rounds + 1):
         last = [(row, one["persona"]) for row, ones in enumerate(grew) for one in ones
                 if one["round"] == number - 1 and (one["persona"] or "").strip() for _ in range(samples)]
-        prompts = _about(rows, last, _wording(arguments))
+        prompts, used = _about(rows, last, _wording(arguments)), 0
         for (row, origin), answer in zip(last, drawn(llm, prompts, [row for row, _ in last], accept)):
+            used += answer.wrong is None
             if answer.wrong is None and answer.strip():
                 grew[row].append(_one(answer.strip(), origin, number))
+        if number == 1:
+            check_used(llm, used, len(last), number)
     found = ([{persona: one["persona"], "origin": one["origin"], "round": one["round"]} for one in ones] for ones in grew)
     return grown(rows, found, {persona: "string", **RELATED})
 
@@ -153,9 +158,12 @@ def _wrong(of: Any) -> str | None:
     """Return what is wrong with what a column is to be drawn from; None if nothing is."""
     if isinstance(of, tuple):
         numbers = len(of) == 2 and all(type(end) in (int, float) for end in of)
-        return None if numbers and of[0] <= of[1] else f"is {of}, which is no range from a number to another that is not below it"
+        most = LARGEST / 2 if float in map(type, of) else INTEGER
+        return None if numbers and -most <= of[0] <= of[1] <= most else (
+            f"is {of}, which is no range from a number to another that is not below it, or too wide a one")
     if isinstance(of, dict):
-        sound = all(type(weight) in (int, float) and weight >= 0 for weight in of.values()) and sum(of.values()) > 0
+        sound = all(type(weight) in (int, float) and 0 <= weight <= LARGEST for weight in of.values()) and (
+            0 < sum(of.values()) <= LARGEST)
         return None if sound else "has weights that are no numbers of 0 or more with one above"
     if not isinstance(of, list):
         return f"is {of!r}"

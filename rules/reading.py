@@ -16,6 +16,8 @@ BOM = "\ufeff"
 def files(given: Any, recipe: str) -> list[Path]:
     """Return the files that a recipe is given, one or a list. Raises DdmakeError for what is no file."""
     found = given if isinstance(given, list) else [given]
+    if not found:
+        raise DdmakeError(f"{recipe} reads files, and was given an empty list.")
     for file in found:
         if not isinstance(file, Path):
             raise DdmakeError(f"{recipe} reads files, and was given {file!r}.")
@@ -56,6 +58,17 @@ def row(line: str, place: str) -> dict[str, Any]:
         raise DdmakeError(f"{place}: {error}") from None
     if not isinstance(found, dict):
         raise DdmakeError(f"{place}: each line holds one object, {{\"column\": value, …}}, not a {type(found).__name__}")
+    return whole(found, place) if "\\u" in line else found
+
+
+def whole(found: Any, place: str) -> Any:
+    """Return a value as it is. Raises DdmakeError, by its place, for half of a character, which no column can hold."""
+    try:
+        json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(error.object[error.start]):04x}"
+        raise DdmakeError(f"{place}: {half} is half of a character, whose other half isn't beside it. Mend the text, or "
+                          f"put \\ufffd in its place.") from None
     return found
 
 
@@ -104,9 +117,8 @@ def _objects(text: "_Json", field: str | None) -> Iterator[dict[str, Any]]:
         raise text.wrong("this is an object, and a list of objects is needed. Name the list in it by field=; "
                          "for a file with an object a line there is jsonl()")
     text.take("[", f"there is no list {where}")
-    if text.next() == "]":
-        return
-    while True:
+    more = text.next() != "]"
+    while more:
         text.next()
         place = text.place()
         found = text.value()
@@ -114,9 +126,12 @@ def _objects(text: "_Json", field: str | None) -> Iterator[dict[str, Any]]:
             raise DdmakeError(f"{place}: each item of the list is an object, {{\"column\": value, …}}, "
                               f"not a {type(found).__name__}")
         yield found
-        if text.next() == "]":
-            return
-        text.take(",", "a comma or the list's end is expected")
+        more = text.next() != "]"
+        if more:
+            text.take(",", "a comma or the list's end is expected")
+    text.at += 1
+    if not field and text.next():
+        raise text.wrong("the list ends before this, and a file holds one list")
 
 
 class _Json:
@@ -173,6 +188,8 @@ class _Json:
                 raise self.wrong("it is nested too deep") from None
             else:
                 if end < len(self.text) or self.ended:
+                    if "\\u" in self.text[self.at:end]:
+                        whole(found, self.place())
                     self.at = end
                     return found
             self._more()

@@ -43,7 +43,11 @@ class Csv:
 
     def columns(self, file: Path) -> list[str]:
         """Return the names of a file's columns. Raises DdmakeError for names that no column can have."""
-        names = list(self.header or next(self._rows(file), (0, []))[1])
+        try:
+            names = list(self.header or next((row for _, row in self._rows(file) if row), []))
+        except csv.Error:
+            raise DdmakeError(f"{file}:1: the names of the columns can't be read. Lines end with a line feed, or with a carriage "
+                              "return and a line feed; not with a carriage return alone.") from None
         if not names:
             raise DdmakeError(f"{file} is empty; a CSV file begins with the names of its columns (or give them by header=).")
         for number, name in enumerate(names, 1):
@@ -61,8 +65,10 @@ class Csv:
                 if row and len(row) != count:
                     return DdmakeError(f"{file}:{line}: {len(row)} values, and there are {count} columns (delimiter="
                                        f"{self.delimiter!r}).")
-        except (DdmakeError, csv.Error) as other:
-            return DdmakeError(str(other))
+        except DdmakeError as other:
+            return other
+        except csv.Error:  # a value that is longer than Python's reader takes
+            pass
         if "straddling" in str(error):
             return DdmakeError(f"{file}: a row is longer than {self.block >> 20} MB, or a quote isn't closed.")
         return DdmakeError(f"{file}: {str(error).splitlines()[0]}")
@@ -104,12 +110,26 @@ class _LongRow(Exception):
 def _read(files: Sequence[Path], form: Csv, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     for file in files:
         try:
+            last = None
             for batch in form.open(file, schema):
                 yield batch.select(schema.names)
+                last = batch.column(batch.num_columns - 1)[-1].as_py() if batch.num_rows else last
+            if form.quote and isinstance(last, str) and _is_open(file, last, form.quote):
+                raise DdmakeError(f"{file}: a quote isn't closed: the one before {last[:40]!r}.")
         except pa.ArrowInvalid as error:
             if "straddling" in str(error) and form.block < LARGE:
                 raise _LongRow from None
+            if "Empty CSV" in str(error):  # nothing but the names of columns, or nothing below `header`
+                continue
             raise form.wrong(file, error) from None
+
+
+def _is_open(file: Path, last: str, quote: str) -> bool:
+    """Tell whether the file ends with its last value and no quote behind it, though there is one before it."""
+    written = (quote + last.replace(quote, quote * 2)).encode()
+    with file.open("rb") as opened:
+        opened.seek(max(0, opened.seek(0, 2) - len(written)))
+        return bool(last.strip(quote)) and opened.read() == written
 
 
 class _Kinds:
@@ -146,6 +166,9 @@ Found = tuple[pa.Schema, dict[str, Any], Iterator[pa.RecordBatch]]
 def parquet_batches(files: Sequence[Path], columns: Sequence[str] | None) -> Found:
     """Return the columns of Parquet files, or some of them, what `datasets` says of them, and their rows."""
     first = _schema(files[0])
+    twice = next((name for name in columns or first.names if (columns or first.names).count(name) > 1), None)
+    if twice is not None:
+        raise DdmakeError(f"{files[0]}: the column {twice!r} is there, or named by columns=, twice.")
     for file in files[1:]:
         reading.same_columns((files[0], first.names), (file, _schema(file).names))
     names = list(first.names if columns is None else columns)

@@ -60,15 +60,19 @@ def those(rows: Any, there: Sequence[bool]) -> Any:
 
 def texts(rows: Any, name: str, size: int = 1000) -> Iterator[str | None]:
     """Yield a column's texts. Raises DdmakeError for a column that holds anything else."""
-    import pyarrow as pa
-
     from ddmake.artifacts.rows import read
 
     for batch in read(rows, [name], size):
-        values = batch.column(0)
-        if not any(check(values.type) for check in (pa.types.is_string, pa.types.is_large_string, pa.types.is_null)):
-            raise DdmakeError(f"column {name!r} holds {values.type}, and text is needed.")
-        yield from values.to_pylist()
+        yield from texts_in(batch.column(0), name)
+
+
+def texts_in(values: "pa.Array", name: str) -> list[str | None]:
+    """Return the texts of a column's batch. Raises DdmakeError where it holds anything else."""
+    import pyarrow as pa
+
+    if not any(check(values.type) for check in (pa.types.is_string, pa.types.is_large_string, pa.types.is_null)):
+        raise DdmakeError(f"column {name!r} holds {values.type}, and text is needed.")
+    return values.to_pylist()
 
 
 def words(text: str) -> list[str]:

@@ -11,19 +11,22 @@ KIND = r"(?:assistant|answer|response|reply|option|model|text|candidate|output|c
 HOW = r"(?:(?:the|clearly|slightly|much|overall|far|a bit|somewhat|definitely|marginally|significantly)\s+)*"
 MERIT = r"(?:helpful|accurate|complete|correct|detailed|informative|useful|relevant|concise|convincing|thorough)"
 BETTER = rf"(?:better|best|superior|stronger|preferred|preferable|winner|more {MERIT})\b"
-TIE = r"(?:(?:an? )?(?:tie|draw)|tied|neither|both|equal|equally)\b"
+TIE = r"(?:(?:an? )?(?:tie|draw)|tied|neither|both|equal|equally|A and B are (?:equal|equally|tied)|A and B tie)\b"
 ONE = rf"(?:{KIND}{MARKS}(?P<named>[AB])|(?P<letter>(?-i:[AB])))(?![\w+])"  # a small a may be an article
+ALONE = r"(?!\s*(?:and|or|nor|[,/&])\s*[AB]\b\s*(?:$|[.?!,;)\]*]|are\b|tie))"  # and no other beside it
 
-MARKED = re.compile(r"\[\[\s*(A|B|C|tie)\s*\]\]", re.IGNORECASE)  # as MT-Bench has judges write it, C for a tie
+# [[A]] as MT-Bench has judges write it, C for a tie; \boxed{A} as models do that were trained on mathematics; <answer>A</answer>
+MARKED = re.compile(r"(?:\[\[|\\boxed\{|<(?:answer|winner|verdict)>)\s*(A|B|C|tie)\s*(?:\]\]|\}|</)", re.IGNORECASE)
 BARE = re.compile(r"(A|B|C|tie)", re.IGNORECASE)
 WINS = rf"(?:['’]s (?:{KIND} )?)?(?:\s*(?:is|was)\s+{HOW}{BETTER}|\s+wins\b)"
 ENDS = r"\s*(?:$|[.,;:!)\]\n](?!\s*(?:\d|B\b))|\s[–—-]\s|(?:because|since|as|over)\b)"
 BEGINS = re.compile(rf"{ONE}{MARKS}(?:{WINS}|{ENDS})|(?:it(?:['’]s| is)\s+)?(?P<tie>{TIE})", re.IGNORECASE)
 FINAL = re.compile(
-    rf"\b(?:winner|verdict|choice|decision|judge?ment|preference|(?:better|best|preferred|stronger)(?: (?:one|{KIND}))?)"
-    rf"{MARKS}(?:(?:is|goes to|would be)\b)?{MARKS}(?:{ONE}|(?P<tie>{TIE}))", re.IGNORECASE)
+    rf"\b(?:winner|verdict|final answer|conclusion|choice|decision|judge?ment|preference|"
+    rf"(?:better|best|preferred|stronger)(?: (?:one|{KIND}))?)"
+    rf"{MARKS}(?:(?:is|goes to|would be)\b)?{MARKS}(?:{ONE}{ALONE}|(?P<tie>{TIE}))", re.IGNORECASE)
 COMPARED = re.compile(rf"\b{ONE}{WINS}", re.IGNORECASE)
-PREFERRED = re.compile(rf"\b(?:prefer|choose|pick|select)\s+(?:the\s+)?{ONE}", re.IGNORECASE)
+PREFERRED = re.compile(rf"\b(?:prefer|choose|pick|select)\s+(?:the\s+)?{ONE}{ALONE}", re.IGNORECASE)
 
 
 def winner(text: str, cut: bool = False) -> str | None:

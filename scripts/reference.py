@@ -38,7 +38,7 @@ GROUPS = {
     "Vectors and classifiers": ("retrieval", "classifying"),
     "Instructions and personas": ("instructions", "evolving", "magpie", "personas"),
     "Documents and duplicates": ("documents", "questions", "duplicates"),
-    "Training": ("training",),
+    "Training": ("training", "aligning"),
     "Evaluation": ("evaluation", "ranking", "results"),
     "Commands": ("shell",),
     "Pipelines": ("pipelines",),

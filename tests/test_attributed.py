@@ -65,6 +65,9 @@ def test_answers_become_columns(project):
     ({"topic": [1], "tone": [1]}, ", take=2", "take=2, and there are 1 combinations"),
     ({"topic": [1], "tone": [1]}, ", n=0", "n is a number of at least 1, not 0"),
     ({"topic": list(range(4000)), "tone": list(range(4000))}, "", "there are 16,000,000 combinations of attributes: say take="),
+    ({f"{name}": list(range(100)) for name in ("topic", "tone", *range(8))}, "", "there are 100,000,000,000,000,000,000 combinations"),
+    ({"topic": [1, 2], "tone": [1]}, ", n=9_000_000", "there are 2 combinations of attributes: say take=, which draws so many of them. With n=9000000, 1 "),
+    ({"topic": [1], "tone": [1]}, ", schema={'tone': str}", "attributed adds a column 'tone', and there is one already"),
 ])
 def test_mistakes_are_told_when_it_is_planned(project, given, more, told):
     project.ddfile(ASKED.format(given=given, more=more))

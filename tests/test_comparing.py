@@ -116,7 +116,7 @@ TOLD = {  # what is told of mistakes, when a rule is planned or when it runs
     "win_rate('out', rows, by='list')": (1, "column 'list' holds list<item: int64>, and texts or numbers are needed."),
     "agreement('out', rows, columns=['winner'])": (2, "columns names the columns of two or more judges, not ['winner']."),
     "agreement('out', rows, columns=['winner', 'scores'])": (2, "there is no column 'scores' of a judge. There are: winner, score, list. Did you mean 'score'?"),
-    "agreement('out', rows, columns=['winner', 'score'], level='ordinal')": (1, "column 'winner' holds 'a'; level='ordinal' takes numbers, or order=, "),
+    "agreement('out', rows, columns=['winner', 'score'], level='ordinal')": (1, "column 'winner' holds 'a'; level='ordinal' takes numbers, or order=, the verdicts from the lowest to the highest."),
     "agreement('out', rows, columns=['winner', 'score'], level='interval')": (1, "column 'winner' holds 'a'; level='interval' takes numbers."),
 }
 

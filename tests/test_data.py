@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from conftest import Project
-from datasets import load_from_disk
+from datasets import Dataset, load_from_disk
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,12 +29,16 @@ LATE = {  # a consumer of rows that aren't there when it is planned, and what is
     'copy("o", r.sort("txt"))': "o: Ddfile:4: .sort(): r has no column 'txt'. It has: text, n. Did you mean 'text'?",
     'copy("o", r.explode("txt"))': "o: Ddfile:4: .explode(): r has no column 'txt'. It has: text, n. Did you mean 'text'?",
     'copy("o", r.rename(n="text"))': "o: Ddfile:4: .rename(): r would have two columns 'text'.",
+    'copy("o", r.select("n", "n"))': "o: Ddfile:4: .select(): r: a column is named twice: n, n.",
 }
 STARTED = {  # what can be told only then
     'copy("o", r.map(lambda row: {"m": 1}).select("mm"))': "o: Ddfile:4: .select(): r has no column 'mm'. It has: text, n, m.",
     'copy("o", r.filter(lambda row: row["txt"]))': "o: a view of r failed (Ddfile:4): KeyError: 'txt'. Columns: text, n. Did you mean 'text'?",
     'copy("o", r.pick(0, 3))': "o: Ddfile:4: .pick(): there is no row 3; there are 3, counted from 0.",
     'copy("o", r.map(lambda row: {"l": [1]}).sort("l"))': "o: Ddfile:4: .sort(): column 'l' holds list",
+    'copy("o", r.map(lambda row: "x"))': "o: Ddfile:4: .map(): its function returned a str, and a dict of columns is needed.",
+    'copy("o", r.explode("text"))': "o: Ddfile:4: .explode(): column 'text' holds string, and lists are needed.",
+    'copy("o", r.explode("n"))': "o: Ddfile:4: .explode(): column 'n' holds int64, and lists are needed.",
 }
 
 
@@ -94,6 +98,36 @@ def test_views(project):
         assert [next(iter(row.values())) for row in project.rows(f"v/{number}")] == VIEWS[view], view
     assert not list((project.root / ".ddmake" / "scratch").iterdir()), "what views wrote is gone"
     assert {path.name for path in (project.root / "r").iterdir()} == {"data-00000-of-00001.arrow", "dataset_info.json", "state.json"}
+
+
+MAPPED = {  # what .map() makes of rows i = 0..1499: a column of it, the type, and the last value
+    '{"x": "late" if row["i"] > 1200 else None}': ("x", "string", "late"),
+    '{"x": row["i"] + 0.5 if row["i"] > 1200 else row["i"]}': ("x", "float64", 1499.5),
+    '{"x": {"b": 2} if row["i"] > 1200 else {"a": 1}}': ("x", None, {"a": None, "b": 2}),
+    '{"i": str(row["i"])}': ("i", "string", "1499"),
+    '{"f": row["f"] > 3}': ("f", "bool", True),
+    '{"label": row["label"]}': ("label", "int64", 1),
+    '{"label": "yes" if row["label"] else "no"}': ("label", "string", "yes"),
+    'row.update(x=2**63 - 1) or row': ("x", "int64", 2**63 - 1),
+    'None': ("i", "int64", 1499),
+}
+
+
+def test_functions_make_values_of_any_type(project):
+    """A type is one for all rows, also where the first thousand hold nothing; a column that is replaced has its new values' type."""
+    from datasets import ClassLabel, Features, List, Value
+
+    kinds = Features({"i": Value("int64"), "f": Value("float64"), "label": ClassLabel(names=["no", "yes"]), "l": List(Value("int8"))})
+    columns = {"i": range(1500), "f": [float(i) for i in range(1500)], "label": [i % 2 for i in range(1500)], "l": [[]] * 1500}
+    Dataset.from_dict(columns, features=kinds).save_to_disk(project.root / "in")
+    views = [*(f"r.map(lambda row: {made})" for made in MAPPED), 'r.explode("l")', 'r.take(0).explode("l")']
+    project.ddfile('r = saved("r", "in")\n' + "".join(f'copy("v/{number}", {view})\n' for number, view in enumerate(views))).make()
+    found = [load_from_disk(str(project.root / f"v/{number}")) for number in range(len(views))]
+    for (made, (name, kind, value)), rows in zip(MAPPED.items(), found):
+        assert (rows[-1][name], getattr(rows.features[name], "dtype", None)) == (value, kind), made
+        assert (rows.features["label"] == kinds["label"]) == (value != "yes"), made
+    for rows in found[-2:]:
+        assert rows.features == Features({**kinds, "l": Value("int8")})
 
 
 READ = [  # steps over columns x, y, z, and those that a reader can depend on

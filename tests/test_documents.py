@@ -156,6 +156,11 @@ def test_chunks_are_checked_when_planned(project, arguments):
     assert result.code == 2 and TOLD[arguments] in result.output
 
 
+def test_only_texts_are_cut(project):
+    result = ask(project, [{"text": 1}], 'chunks("out", rows)').run()
+    assert result.code == 1 and "column 'text' holds int64, and text is needed." in result.output
+
+
 SAYING = [{"body": "a", "says": [["q1", "a1"], ["q2", "a2"]]}, {"body": None, "says": [["no", "no"]]}, {"body": "b", "says": [["q3", " "], ["q4", "a4"]]},
           {"body": "c", "says": []}, {"body": "  ", "says": [["no", "no"]]}, {"body": "d", "says": [["q5", "a5"], ["q6", "a6"], ["q7", "a7"]]}]
 QUESTIONS = """

@@ -95,6 +95,11 @@ def test_a_changed_text_costs_one(project, letters):
     assert "1 sent" in project.make("embedded", "--force").output
 
 
+def test_an_empty_text_may_be_the_first(project, letters):
+    project.ddfile(TEXTS % (letters.url, "", ["", "aab"])).make()
+    assert [row["embedding"][:3] for row in project.rows("embedded")] == [[0, 0, 0], [2, 1, 0]]
+
+
 def estimate(project, target):
     plan = json.loads(project.make("-n", "--json").output)
     return next(rule["estimate"] for rule in plan["rules"] if rule["targets"] == [target])

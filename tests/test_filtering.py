@@ -2,6 +2,8 @@
 
 import pytest
 
+from ddmake.rules.filtering import first_number
+
 ROWS = """
     @step("rows")
     def rows():
@@ -56,6 +58,15 @@ def test_no_rows_and_one(project, rule):
     assert project.rows("out") == []
     from datasets import load_from_disk
     assert set(load_from_disk(str(project.root / "out")).column_names) == columns
+
+
+NUMBERS = {"It is 7 of 10": 7, "about .5": 0.5, "-.5": -0.5, "1,000 points": 1000, "12,345.5": 12345.5, "0,125": 0, "3,4": 3, "1,0000": 1,
+           "v2, so 3.": 3, "−2": -2, "2024-05-01": 2024}
+
+
+@pytest.mark.parametrize("text", NUMBERS)
+def test_the_first_number_is_read(text):
+    assert first_number(text) == NUMBERS[text]
 
 
 SCORED = ["7/10", "a 9.5", "-1", "9.5 too", None, "none", "v2 is 3"]

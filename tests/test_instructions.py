@@ -199,6 +199,23 @@ def test_a_row_without_an_answer_stays_as_it_was(project, service):
     assert "2 failed" in result.output
 
 
+def test_where_no_answer_can_be_used_nothing_is_made(project, service):
+    service.fail(1.0, "filter")
+    for rule in ("evol_instruct('out', seeds, rounds=3, ", "related_personas('out', seeds, persona='instruction', rounds=3, "):
+        told = ask(project, SEEDS, f"{rule}llm=llm('openai/toy', base_url='{service.url}'))").run().output
+        assert "none of the 4 answers of round 1 can be used; the first: refused" in " ".join(told.split())
+
+
+def test_kinds_are_drawn_whatever_the_other_rows(project):
+    """So another row costs its own evolutions and no others; equal instructions are drawn each for itself."""
+    rule = f"rounds=2, all=True, prompt={LONGER!r}"
+    evolve(project, [*SEEDS, *SEEDS[:1] * 9], rule).make()
+    before = [row["instruction"] for row in project.rows("out")]
+    assert len({row["kind"] for row in project.rows("out") if row["n"] > 3}) > 2
+    assert "2 sent, 26 cached" in evolve(project, ["A new one", *SEEDS, *SEEDS[:1] * 9], rule).make().output
+    assert [row["instruction"] for row in project.rows("out")][3:] == before
+
+
 SOUND = {  # an evolved instruction, and what it was before: whether it is sound
     ("Name seven bees of Europe", "Name seven bees"): True,
     ("Name seven bees!", "name seven bees"): False,
@@ -251,12 +268,18 @@ def test_no_rows_are_no_rows(project):
 
 MISTAKES = {
     "self_instruct('out', seeds, llm=llm('echo'), n=0)": "n is a number of at least 1, not 0.",
+    "self_instruct('out', seeds, llm=llm('echo'), n=1, generated=-1)": "generated is a number of at least 0, not -1.",
+    "self_instruct('out', seeds, llm=llm('echo'), n=1, shortest=200)": "shortest=200 is above longest=150: nothing would be kept.",
+    "self_instruct('out', seeds, llm=llm('echo'), n=1, avoid=['map', ''])": "avoid holds a blank word",
     "self_instruct('out', seeds, llm=llm('echo'), n=1, threshold=0.0)": "threshold is a similarity above 0, at most 1, not 0.0.",
     "self_instruct('out', seeds, llm=llm('echo'), n=1, instruction='task')": "there is no column 'task' to begin with. There are: instruction, n.",
     "self_instruct('out', seeds, llm=llm('echo'), n=1, prompt='{{ task }}')": "reads 'task'. There are: tasks, first, last. Did you mean 'tasks'?",
     "evol_instruct('out', seeds, llm=llm('echo'), kinds=['deepen'])": "there is no kind 'deepen'. There are: constraints, deepening,",
     "evol_instruct('out', seeds, llm=llm('echo'), rounds=0)": "rounds is a number of at least 1, not 0.",
     "evol_instruct('out', seeds.rename(n='round'), llm=llm('echo'))": "evol_instruct adds a column 'round', and there is one already",
+    "evol_instruct('out', seeds, llm=llm('echo'), response='kind')": "evol_instruct adds a column 'kind', and there is one already",
+    "evol_instruct('out', seeds, llm=llm('echo'), response='instruction')": "evol_instruct adds a column 'instruction', and there is one already",
+    "magpie('out', llm=llm('tiny'), n=1, instruction='a', response='a')": "magpie adds a column 'a', and there is one already",
     "evol_instruct('out', seeds, llm=llm('echo'), instruction='instuction')": "Did you mean 'instruction'?",
     "magpie('out', llm=llm('openai/gpt-4o'), n=1)": "llm('openai/gpt-4o') can't write what a user says",
     "magpie('out', llm=llm('echo'), n=1)": "llm('echo') can't write what a user says",

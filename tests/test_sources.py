@@ -18,7 +18,10 @@ FILES = {  # what lies beside the Ddfile
     "a.csv": b"x,y\n1,a\n2,b\n", "b.csv": b"y,x\nc,2.5\n", "other.csv": b"x,z\n1,2\n", "bom.csv": b"\xef\xbb\xbfx\n1\n",
     "null.csv": b'n,t,b\n1,,true\n,"",false\n', "semi.csv": b"x;y\n'1;2';3\n", "bare.csv": b"1,a\n2,b\n",
     "lines.csv": b'x,y\n"a\nb",1\n"c ""d""",2\n', "odd.csv": b"zip,big,date,f,e,n\n007,123456789012345678901,2024-01-01,1e3,,-1\n10,1,2024-01-02,.5,,5\n",
-    "head.csv": b"x,y\n", "empty.csv": b"", "ragged.csv": b'x,y\n"1\n1",2\n3,4,5\n', "latin.csv": b"x\ncaf\xe9\n",
+    "head.csv": b"x,y\n", "bare_head.csv": b"x,y", "blank_first.csv": b"\nx\n1\n", "open.csv": b'x,y\n1,"a ""b""\n2,c\n',
+    "quotes.csv": b'x,y\n1,"a"\n2,"b ""c"""\n3,5"d\n4,""', "cr.csv": b"x,y\r1,2\r",
+    "long.csv": b'x\n"' + b"a" * 200_000 + b'"\n1,2\n', "half.jsonl": b'{"x": "\\ud83d\\ude00"}\n{"x": ["\\ud83d"]}\n',
+    "two.json": b'[{"x": 1}]\n[{"x": 2}]', "half.json": b'[{"x": 1},\n{"\\udc00": 2}]', "twice.parquet": b"", "empty.csv": b"", "ragged.csv": b'x,y\n"1\n1",2\n3,4,5\n', "latin.csv": b"x\ncaf\xe9\n",
     "twice.csv": b"x,x\n1,2\n", "unnamed.csv": b"x,\n1,2\n", "truth.csv": b"b,c\nTrue,true\nfalse,1\n",
     "one.jsonl": b'\xef\xbb\xbf{"x": 1}\n\n{"x": 2}\n', "two.jsonl": b'{"x": 3, "y": 4}\n', "bad.jsonl": b'{"x": 1}\n{"x": }\n', "latin.jsonl": b'{"x": 1}\n{"x": "\xe9"}\n',
     "list.json": b' [ {"x": 1, "y": ["\\u00e9"]} , {"x": 2.5} ] ', "deep.json": b'{"a": {"n": [1, {"b": "]"}], "data": {"items": [{"x": 1}]}}, "z": 1}',
@@ -37,6 +40,10 @@ GOOD = {  # a source, and its rows
     'csv("o", "odd.csv")': [{"zip": "007", "big": "123456789012345678901", "date": "2024-01-01", "f": 1000.0, "e": None, "n": -1},
                             {"zip": "10", "big": "1", "date": "2024-01-02", "f": 0.5, "e": None, "n": 5}],
     'csv("o", "head.csv")': [],
+    'csv("o", "bare_head.csv")': [],
+    'csv("o", "empty.csv", header=["x"])': [],
+    'csv("o", "blank_first.csv")': [{"x": 1}],
+    'csv("o", "quotes.csv")': [{"x": 1, "y": "a"}, {"x": 2, "y": 'b "c"'}, {"x": 3, "y": '5"d'}, {"x": 4, "y": ""}],
     'csv("o", "truth.csv")': [{"b": True, "c": "true"}, {"b": False, "c": "1"}],
     'jsonl("o", "one.jsonl")': [{"x": 1}, {"x": 2}],
     'json("o", "list.json")': [{"x": 1.0, "y": ["é"]}, {"x": 2.5, "y": None}],
@@ -59,6 +66,16 @@ BAD = {  # a source, and what is told of it
     'csv("o", "empty.csv")': "empty.csv is empty; a CSV file begins with the names of its columns",
     'csv("o", ["a.csv", "other.csv"])': "other.csv has no column 'y', and a.csv has. It has: x, z.",
     'csv("o", "folder")': "csv reads files, and folder is a folder.",
+    'csv("o", [])': "csv reads files, and was given an empty list.",
+    'csv("o", "open.csv")': "open.csv: a quote isn't closed: the one before 'a \"b\"\\n2,c\\n'.",
+    'csv("o", "cr.csv")': "cr.csv:1: the names of the columns can't be read. Lines end with a line feed",
+    'csv("o", "long.csv")': "long.csv: CSV parse error:",
+    'jsonl("o", "half.jsonl")': "half.jsonl:2: \\ud83d is half of a character",
+    'json("o", "half.json")': "half.json:2: \\udc00 is half of a character",
+    'json("o", "two.json")': "two.json:2: the list ends before this, and a file holds one list.",
+    'parquet("o", [])': "parquet reads files, and was given an empty list.",
+    'parquet("o", "twice.parquet")': "twice.parquet: the column 'x' is there, or named by columns=, twice.",
+    'parquet("o", "typed.parquet", columns=["day", "day"])': "typed.parquet: the column 'day' is there, or named by columns=, twice.",
     'jsonl("o", "bad.jsonl")': "bad.jsonl:2: Expecting value",
     'jsonl("o", "latin.jsonl")': "latin.jsonl:2: byte 0xe9 isn't UTF-8.",
     'jsonl("o", ["one.jsonl", "two.jsonl"])': "one.jsonl has no column 'y', and two.jsonl has.",
@@ -101,6 +118,7 @@ def fill(root: Path) -> None:
     table = Dataset.from_dict({"day": [date(2024, 1, 1), None], "label": [1, 0], "text": ["a", "b"]}, features=typed)
     table.to_parquet(root / "plain.parquet")
     whole = pa.parquet.read_table(root / "plain.parquet")
+    pa.parquet.write_table(pa.table([[1], [2]], names=["x", "x"]), root / "twice.parquet")
     pa.parquet.write_table(whole.append_column("category", pa.array(["u", "v"]).dictionary_encode()), root / "typed.parquet")
 
 

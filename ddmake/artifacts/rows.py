@@ -96,22 +96,22 @@ def write_dataset(dataset: "Dataset", to: Path) -> None:
     if isinstance(dataset, dict) or dataset._indices is not None or dataset.format["type"] is not None:
         return dataset.save_to_disk(str(to))
     table, features = dataset.data.table, dataset.features.to_dict()
-    if any(isinstance(kind, pa.BaseExtensionType) for kind in table.schema.types) or not _plain(features):
+    if any(isinstance(kind, pa.BaseExtensionType) for kind in table.schema.types) or not is_plain(features):
         return dataset.save_to_disk(str(to))
     to.parent.mkdir(parents=True, exist_ok=True)
     _save_to_disk(table.to_batches(), table.schema, to, features)
 
 
-def _plain(features: Any) -> bool:
+def is_plain(features: Any) -> bool:
     """Tell whether features, as a dict, hold nothing but values, lists and labels."""
     if isinstance(features, list):
-        return all(map(_plain, features))
+        return all(map(is_plain, features))
     if not isinstance(features, dict):
         return True
     known = features.get("_type", "Value")
     if isinstance(known, str) and known not in ("Value", "List", "LargeList", "Sequence", "ClassLabel"):
         return False
-    return all(map(_plain, features.values()))
+    return all(map(is_plain, features.values()))
 
 
 def _write_known(batches: Iterable[pa.RecordBatch], schema: pa.Schema, store: Store, to: Path) -> int:

@@ -1,14 +1,18 @@
 """Views: what their steps leave of columns and read of them; and the steps themselves, carried out on an opened dataset."""
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddmake.errors import DdfileError, did_you_mean
+from ddmake.errors import DdfileError, RecipeFailed, did_you_mean
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset
+
+    from ddmake.artifacts.rows import Batches
 
 Step = tuple[str, tuple[Any, ...]]  # a verb and what it is given
 Steps = tuple[Step, ...]
@@ -40,6 +44,8 @@ def check_step(columns: list[str] | None, step: Step, path: str) -> None:
         if name not in columns:
             raise DdfileError(f".{verb}(): {path} has no column {name!r}. It has: {', '.join(columns)}."
                               f"{did_you_mean(str(name), columns)}")
+    if verb == "select" and len(set(args)) < len(args):
+        raise DdfileError(f".select(): {path}: a column is named twice: {', '.join(args)}.")
     if verb == "rename":
         after = [args[0].get(name, name) for name in columns]
         twice = next((name for name in after if after.count(name) > 1), None)
@@ -104,18 +110,88 @@ def apply(rows: "Dataset", steps: Steps, path: str, file: Callable[[], Path]) ->
     for step in steps:
         check_step(rows.column_names, step, path)
         verb, args = step
-        rows = _WRITTEN[verb](rows, str(file()), *args) if verb in _WRITTEN else _PICKED[verb](rows, *args)
+        rows = _WRITTEN[verb](rows, file(), *args) if verb in _WRITTEN else _PICKED[verb](rows, *args)
     return rows
 
 
-def _explode(rows: "Dataset", file: str, column: str) -> "Dataset":
-    def spread(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        counts = [len(items or []) for items in batch[column]]
-        flat = {name: [v for v, n in zip(values, counts) for _ in range(n)] for name, values in batch.items()}
-        flat[column] = [item for items in batch[column] for item in items or []]
-        return flat
+def _explode(rows: "Dataset", file: Path, column: str) -> "Dataset":
+    """Make a row of each item of a list; types are those that are stored, also where there are no items, or no rows."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
 
-    return rows.map(spread, batched=True, remove_columns=rows.column_names, cache_file_name=file)
+    from ddmake.artifacts.rows import Batches, read, schema_of
+
+    schema, features = schema_of(rows), rows.features.to_dict()
+    at, kind = schema.get_field_index(column), schema.field(column).type
+    if pa.types.is_null(kind):
+        return rows.select(())
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        raise DdfileError(f".explode(): column {column!r} holds {kind}, and lists are needed.")
+    told, item = features[column], pa.field(column, kind.value_type)
+    features[column] = told[0] if isinstance(told, list) else told["feature"]
+    batches = (batch.take(pc.list_parent_indices(batch.column(at))).set_column(at, item, pc.list_flatten(batch.column(at)))
+               for batch in read(rows))
+    return _written(Batches(batches, features, schema.set(at, item)), file)
+
+
+def _map(rows: "Dataset", file: Path, change: Callable[[dict[str, Any]], Any]) -> "Dataset":
+    """Change rows one by one: a column keeps its type if that holds its values as they are, and else has one that does."""
+    from ddmake.artifacts.rows import BATCH, Batches, is_plain, schema_of
+
+    schema, features = schema_of(rows), rows.features.to_dict()
+    if not len(rows) or not is_plain(features):  # datasets knows how images are stored
+        return rows.map(change, cache_file_name=str(file))
+    every = (_changed(row, change(dict(row))) for row in rows)
+    chunks = iter(lambda: list(islice(every, BATCH)), [])
+    return _written(Batches((_typed(chunk, at * BATCH, schema, features) for at, chunk in enumerate(chunks)), features), file)
+
+
+def _changed(row: dict[str, Any], more: Any) -> dict[str, Any]:
+    if not isinstance(more, Mapping | None):
+        raise DdfileError(f".map(): its function returned a {type(more).__name__}, and a dict of columns is needed.")
+    return {**row, **(more or {})}
+
+
+def _typed(rows: list[dict[str, Any]], first: int, schema: "pa.Schema", features: dict[str, Any]) -> "pa.RecordBatch":
+    """Return rows as a batch; what was told of a column that doesn't keep its type is told no more."""
+    import pyarrow as pa
+
+    from ddmake.artifacts.rows import array
+
+    columns = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [row.get(name) for row in rows]
+        columns[name] = _kept(values, schema.field(name).type) if name in schema.names else None
+        if columns[name] is None:
+            features.pop(name, None)
+            columns[name] = array(name, values, first)
+    return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+
+
+def _kept(values: list[Any], kind: "pa.DataType") -> "pa.Array | None":
+    """Return values in a type, None where it doesn't hold them as they are."""
+    import pyarrow as pa
+
+    try:
+        made = pa.array(values, kind)
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError, TypeError, ValueError):
+        return None
+    same = all(type(one) is type(other) and (one == other or one != one) for one, other in zip(values, made.to_pylist()))
+    return made if same else None
+
+
+def _written(rows: "Batches", file: Path) -> "Dataset":
+    """Write what a view makes of rows beside a file's place, and return it."""
+    import datasets
+
+    from ddmake.artifacts.rows import write
+
+    folder = file.with_suffix("")
+    try:
+        write(rows, folder)
+    except RecipeFailed as error:
+        raise DdfileError(f"what the view's functions make of rows can't be stored: {error}.") from None
+    return datasets.load_from_disk(str(folder))
 
 
 def _pick(rows: "Dataset", *numbers: int) -> "Dataset":
@@ -151,7 +227,7 @@ _PICKED: dict[str, Callable[..., "Dataset"]] = {  # in memory: at most a number 
     "shard": lambda rows, i, of: rows.shard(of, i, contiguous=True, keep_in_memory=True),
 }
 _WRITTEN: dict[str, Callable[..., "Dataset"]] = {  # as large as the rows
-    "filter": lambda rows, file, keep: rows.filter(keep, cache_file_name=file),
-    "map": lambda rows, file, change: rows.map(change, cache_file_name=file),
+    "filter": lambda rows, file, keep: rows.filter(keep, cache_file_name=str(file)),
+    "map": _map,
     "explode": _explode,
 }

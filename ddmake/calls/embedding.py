@@ -265,10 +265,10 @@ class RemoteEncoder:
 def _batches(texts: Sequence[str], most: int) -> list[list[int]]:
     """Return the numbers of texts, so many to a request and no more characters than it may hold."""
     found: list[list[int]] = []
-    size = CHARACTERS
+    size = 0
     for number, text in enumerate(texts):
         size += len(text)
-        if size > CHARACTERS or len(found[-1]) == most:
+        if not found or size > CHARACTERS or len(found[-1]) == most:
             found.append([])
             size = len(text)
         found[-1].append(number)
