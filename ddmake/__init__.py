@@ -10,15 +10,15 @@ if TYPE_CHECKING:
     from ddmake.ddfile.include import include
     from ddmake.ddfile.load import load
     from ddmake.ddfile.recipe import step, train
-    from ddmake.ddfile.specs import embedder, llm, lora
+    from ddmake.ddfile.specs import embedder, llm, lora, mixture
     from ddmake.ddfile.template import template
     from ddmake.ddfile.workflow import Workflow, alias
 
 __version__ = "0.1.0"
-__all__ = ["Workflow", "alias", "config", "embedder", "include", "llm", "load", "lora", "step", "template", "train"]
+__all__ = ["Workflow", "alias", "config", "embedder", "include", "llm", "load", "lora", "mixture", "step", "template", "train"]
 
 _HOMES = {"Workflow": "workflow", "alias": "workflow", "config": "config", "embedder": "specs",
-          "include": "include", "llm": "specs", "load": "load", "lora": "specs", "step": "recipe",
+          "include": "include", "llm": "specs", "load": "load", "lora": "specs", "mixture": "specs", "step": "recipe",
           "template": "template", "train": "recipe"}
 
 

@@ -64,7 +64,7 @@ def asked_keys(project, target, *knobs):
             rule = flow.find(target).rule
             with closing(Looker(flow, store, Verdict(rule, "make"))) as looker:
                 asking, = asks(rule, looker.given())
-                return [asking.llm.key(request) for request, _ in asking.llm.look(asking.prompts)]
+                return [call.key for call, _ in asking.llm.look(asking.prompts)]
     finally:
         os.chdir(before)
 

@@ -45,6 +45,7 @@ class Answer(str):
     wrong: str | None = None  # why a pass over prompts can't use it, and what it made of it otherwise
     value: Any = None
     scores: Mapping[str, float] | None = None  # log-probabilities of the labels that there were to choose among
+    llm: str = ""  # what the llm goes by that was asked, where a mixture may have been
     rough: str | None = None  # why its text may depend on the rows that were asked beside it, where it may
 
     def __new__(cls, text: str = "", *, model: str = "", finish_reason: str | None = None,

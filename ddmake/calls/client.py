@@ -36,6 +36,7 @@ class Wanted:
     key: bytes
     request: Request
     anew: bool = False
+    llm: Any = None  # the opened one that is asked
 
 
 class Line:
@@ -53,16 +54,15 @@ class Line:
         self._writing, self._opening = threading.Lock(), threading.Lock()
         self._gone = False
 
-    def begin(self, told: Mapping[str, Any]) -> tuple[int, "queue.SimpleQueue[Any]"]:
-        """Begin a pass; return its number and where its answers arrive."""
+    def begin(self, told: Mapping[str, Any], heard: "queue.SimpleQueue[Any]") -> int:
+        """Begin a pass whose answers are to arrive in a queue; return its number."""
         with self._opening:
             if self._socket is None:
                 self._connect()
             number = next(self._numbers)
-        heard: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._passes[number] = heard
         self.say({"pass": number, "rule": self.rule, **told})
-        return number, heard
+        return number
 
     def end(self, number: int) -> None:
         """End a pass: what comes for it later isn't wanted here."""
@@ -139,7 +139,7 @@ class Remote:
         `wanted` is read as far as there is room, and not further for now where it gives None. When the job is to end, no
         more are sent, and those in flight are waited for. Raises ProviderError for what concerns all of them.
         """
-        ahead = _Ahead(self, iter(wanted))
+        ahead = Ahead(iter(wanted), lambda call: self, bool(self.spec.batch))
         with stopping.finishing():
             try:
                 while ahead.more():
@@ -151,22 +151,46 @@ class Remote:
         """Do nothing: the connection is the job's."""
 
 
-class _Ahead:
-    """One pass as its worker sees it: what the caller has in hand."""
+@dataclass
+class _Pass:
+    """A pass over one llm: what of it isn't told to the caller yet."""
 
-    def __init__(self, remote: Remote, wanted: Iterator[Wanted | None]):
-        self.remote, self.wanted = remote, wanted
-        batch = bool(remote.spec.batch)  # which begins once all that goes into it is there
+    remote: Remote
+    number: int
+    frame: list[list[Any]] = field(default_factory=list)
+    told_last: bool = False
+
+    def ask(self) -> None:
+        """Ask for what has gathered."""
+        self.told_last = False
+        self.remote.line.say({"ask": self.number, "items": self.frame})
+        self.frame = []
+
+    def last(self) -> None:
+        """Say, once, that nothing more will be asked for now."""
+        if not self.told_last:
+            self.told_last = True
+            self.remote.line.say({"last": self.number})
+
+
+class Ahead:
+    """Passes side by side, one for each llm of one job, as their worker sees them: what the caller has in hand.
+
+    `remote_of` tells which llm a call is for; with `batch` one of them is asked through a batch API.
+    """
+
+    def __init__(self, wanted: Iterator[Wanted | None], remote_of: Callable[[Wanted], Remote], batch: bool):
+        self.wanted, self.remote_of = wanted, remote_of
+        # a batch begins once all that goes into it is there
         self.most, self.most_bytes = (BATCH, BATCH_BYTES) if batch else (OUTSTANDING, OUTSTANDING_BYTES)
         self.sizes: dict[int, int] = {}  # of the requests in hand, by number
         self.bytes = 0
-        self.pass_: int | None = None
-        self.arrived: queue.SimpleQueue[Any] | None = None
-        self.ended, self.told_last, self.stopped = False, False, False
+        self.passes: dict[int, _Pass] = {}
+        self.arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.ended, self.stopped = False, False
 
     def more(self) -> bool:
         """Ask for as much as there is room for, and tell whether anything is to be waited for."""
-        frame: list[list[Any]] = []
         while not self.ended and not self.stopped and len(self.sizes) < self.most and self.bytes < self.most_bytes:
             call = next(self.wanted, self)
             if call is self:
@@ -174,22 +198,23 @@ class _Ahead:
             elif call is None:
                 break
             else:
-                frame.append(self._item(call))
-            if len(frame) == FRAME:
-                self._ask(frame)
-                frame = []
-        if frame:
-            self._ask(frame)
-        if self.sizes and not self.told_last and (self.ended or len(self.sizes) < self.most):
-            self.told_last = True
-            self.remote.line.say({"last": self.pass_})
+                self._take(call)
+        for pass_ in self.passes.values():
+            if pass_.frame:
+                pass_.ask()
+            if self.sizes and (self.ended or len(self.sizes) < self.most):
+                pass_.last()
         return bool(self.sizes)
+
+    def came(self) -> bool:
+        """Tell whether something is there to be heard."""
+        return not self.arrived.empty()
 
     def heard(self) -> Iterator[tuple[int, Answer, bool]]:
         """Wait for answers, and yield those that are there."""
         if stopping.asked() and not self.stopped:
             self.stopped = True
-            self.remote.line.say({"stop": True})
+            next(iter(self.passes.values())).remote.line.say({"stop": True})
         try:
             told = self.arrived.get(timeout=NAP)
         except queue.Empty:
@@ -197,29 +222,32 @@ class _Ahead:
         if "problem" in told:
             raise (DdmakeError if told["kind"] == "DdmakeError" else ProviderError)(told["told"])
         if "note" in told:
-            self.remote.remark(told["told"])
+            self.passes[told["note"]].remote.remark(told["told"])
             return
-        for _, number, answer, cached in told["answers"]:
+        for pass_, number, answer, cached in told["answers"]:
             self.bytes -= self.sizes.pop(number)
-            if not stopping.asked() or not self.remote.cache:  # the caller keeps those that come now
+            if not stopping.asked() or not self.passes[pass_].remote.cache:  # the caller keeps those that come now
                 yield number, frames.answer(answer), cached
 
     def close(self) -> None:
-        """End the pass: what the caller has in hand isn't wanted any more."""
-        if self.pass_ is not None:
-            self.remote.line.end(self.pass_)
+        """End the passes: what the caller has in hand isn't wanted any more."""
+        for pass_ in self.passes.values():
+            pass_.remote.line.end(pass_.number)
 
-    def _item(self, call: Wanted) -> list[Any]:
-        """Note that a call is in the caller's hands, and return it as it is told; the first one begins the pass."""
-        if self.pass_ is None:
-            told = {"llm": frames.of_llm(self.remote.spec), "schema": call.request.schema, "tools": call.request.tools,
-                    "cache": self.remote.cache}
-            self.pass_, self.arrived = self.remote.line.begin(told)
+    def _take(self, call: Wanted) -> None:
+        """Note that a call is in the caller's hands, and let it gather with others; the first one of an llm begins its pass."""
+        remote = self.remote_of(call)
+        pass_ = next((known for known in self.passes.values() if known.remote is remote), None) or self._begin(remote, call)
         size = sum(len(str(message.get("content"))) for message in call.request.messages)
         self.sizes[call.number] = size
         self.bytes += size
-        return [call.number, call.key.hex(), *frames.of_request(call.request), call.anew]
+        pass_.frame.append([call.number, call.key.hex(), *frames.of_request(call.request), call.anew])
+        if len(pass_.frame) == FRAME:
+            pass_.ask()
 
-    def _ask(self, frame: list[list[Any]]) -> None:
-        self.told_last = False
-        self.remote.line.say({"ask": self.pass_, "items": frame})
+    def _begin(self, remote: Remote, call: Wanted) -> _Pass:
+        told = {"llm": frames.of_llm(remote.spec), "schema": call.request.schema, "tools": call.request.tools,
+                "cache": remote.cache}
+        begun = _Pass(remote, remote.line.begin(told, self.arrived))
+        self.passes[begun.number] = begun
+        return begun

@@ -16,7 +16,7 @@ from ddmake.backends import local_model, providers
 from ddmake.backends.models import read_json
 from ddmake.backends.unopened import FindFile, finder
 from ddmake.calls import prices, tokens
-from ddmake.ddfile.specs import LLM
+from ddmake.ddfile.specs import LLM, Mixture
 
 TABLE = Path(__file__).with_name("contexts.json")
 HERE, THERE = 256, 1024  # tokens of an answer where the llm doesn't say: of a local model, of a service
@@ -44,9 +44,19 @@ class Context:
         return around + sum(map(self.count, texts)) <= self.room
 
 
-def context_of(llm: Any, given: int | None = None) -> Context:
+class Contexts(tuple[Context, ...]):
+    """The contexts of the llms of a mixture, any of which may be given a prompt."""
+
+    def takes(self, turns: Sequence[Mapping[str, Any]]) -> bool:
+        """Tell whether a prompt leaves each of them room for its answer."""
+        return all(one.takes(turns) for one in self)
+
+
+def context_of(llm: Any, given: int | None = None) -> Context | Contexts:
     """Return what an opened llm takes, or one that is described; `given` says how many tokens its context has."""
-    spec: LLM = getattr(llm, "spec", llm)
+    spec = getattr(llm, "spec", llm)
+    if isinstance(spec, Mixture):
+        return Contexts(context_of(member, given) for member in llm.members)
     file = getattr(getattr(llm, "backend", None), "file", None) or _file_of(spec)
     if file is None:
         window = given or _table().get(prices.listed_name(spec) or "")

@@ -32,7 +32,7 @@ _json = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
 Parse = Callable[[int, Answer], Any]
 Schema = Mapping[str, Any] | None
 Tools = Sequence[Mapping[str, Any]] | None
-Looked = tuple[Request, Answer | None]
+Looked = tuple[Wanted, Answer | None]
 Labels = Sequence[str] | None
 Turn = Literal["assistant", "user"]  # whose turn a model writes
 NoteFailed = Callable[[int, str, Answer, Mapping[str, Any] | None], None]
@@ -150,12 +150,11 @@ class OpenedLLM:
 
     def look(self, prompts: Iterable[Prompt], schema: Schema = None, tools: Tools = None, labels: Labels = None
              ) -> Iterator[Looked]:
-        """Yield each request with its answer as far as one is known; nothing is sent."""
-        requests = self._requests(prompts, schema, tools, labels)
-        while window := list(islice(requests, WINDOW)):
-            asked = [self.numbered(request) for request in window]
-            known = self.known(key for key, _ in asked)
-            yield from ((request, known.get(key)) for key, request in asked)
+        """Yield each call with its answer as far as one is known; nothing is sent."""
+        requests = enumerate(self._requests(prompts, schema, tools, labels))
+        while window := [self.wanted(*numbered) for numbered in islice(requests, WINDOW)]:
+            known = self.known(window)
+            yield from ((asked, known.get(asked.key)) for asked in window)
 
     def note_failed(self, number: int, reason: str, answer: Answer, row: Mapping[str, Any] | None = None) -> None:
         """Count a row that failed, and keep it to be looked at."""
@@ -163,9 +162,39 @@ class OpenedLLM:
         if self.keep_failed is not None:
             self.keep_failed(number, reason, answer, row)
 
-    def known(self, keys: Iterable[bytes]) -> dict[bytes, Answer]:
+    def known(self, asked: Iterable[Wanted]) -> dict[bytes, Answer]:
         """Return the answers that are known and count."""
-        return self.calls.get(dict.fromkeys(keys)) if self.manner.cache else {}
+        return self.calls.get(dict.fromkeys(one.key for one in asked if one.llm.manner.cache))
+
+    @property
+    def members(self) -> "Sequence[OpenedLLM]":
+        """Return the llms that are asked: this one."""
+        return (self,)
+
+    def wanted(self, number: int, request: Request) -> Wanted:
+        """Return the call that answers the request of a prompt."""
+        return Wanted(number, *self.numbered(request), llm=self)
+
+    def made(self, missing: Callable[[bool], Iterator[Wanted | None]]) -> Iterator[tuple[int, Answer, bool]]:
+        """Have calls made as they come, and yield (number, answer, whether somebody else had paid for it).
+
+        `missing(True)` gives them, and None for now, where something has to come before more is to be asked; `missing(False)`
+        ends there.
+        """
+        if isinstance(self.backend, Remote):
+            yield from self.backend.answers(missing(True))
+        else:
+            yield from self.answered_here(call for call in missing(False) if call is not None)
+
+    def answered_here(self, calls: Iterable[Wanted]) -> Iterator[tuple[int, Answer, bool]]:
+        """Have the model of this process answer, and keep what it says."""
+        under_way: dict[int, Wanted] = {}
+        for number, answer in self.backend.answers(_noted(calls, under_way)):
+            answer.cost = 0.0
+            call = under_way.pop(number)
+            if answer.error is None:
+                self.calls.put(call.key, call.request, answer, self.payer, anew=call.anew)
+            yield number, answer, False
 
     def numbered(self, request: Request) -> tuple[bytes, Request]:
         """Return a call's key and the request with its sample's number: equal requests are told apart by it.
@@ -202,10 +231,11 @@ class OpenedLLM:
     def _requests(self, prompts: Iterable[Prompt], schema: Schema, tools: Tools, labels: Labels, turn: Turn = "assistant"
                   ) -> Iterator[Request]:
         labels = None if labels is None else choice.checked(labels)
-        if labels and isinstance(self.backend, Remote):
-            raise choice.unable(str(self.spec.name))
-        if turn == "user" and not getattr(self.backend, "writes_users", False):
-            raise writes_no_users(str(self.spec.name))
+        for llm in self.members:
+            if labels and isinstance(llm.backend, Remote):
+                raise choice.unable(str(llm.spec.name))
+            if turn == "user" and not getattr(llm.backend, "writes_users", False):
+                raise writes_no_users(str(llm.spec.name))
         schema = None if schema is None else json_schema(schema)
         more = {"schema": schema, "tools": tuple(tools) if tools else None, "labels": labels, "epoch": self.manner.epoch,
                 "turn": turn}
@@ -233,14 +263,11 @@ def _turns(prompt: Any, turn: Turn = "assistant") -> tuple[dict[str, Any], ...]:
     return tuple(map(dict, turns))
 
 
-@dataclass
-class _Asked:
-    """A prompt of a pass, by its number, that waits for an answer."""
-
-    number: int
-    key: bytes
-    request: Request
-    anew: bool = False
+def _noted(calls: Iterable[Wanted], under_way: dict[int, Wanted]) -> Iterator[tuple[int, int, Request]]:
+    """Yield calls as a backend takes them, and note those that it has taken."""
+    for call in calls:
+        under_way[call.number] = call
+        yield call.number, int.from_bytes(call.key[:8], "big"), call.request
 
 
 class _Work:
@@ -248,14 +275,14 @@ class _Work:
 
     def __init__(self, model: OpenedLLM, requests: Iterator[Request], parse: Parse | None, accept: frozenset[str]):
         self.model, self.requests, self.parse, self.accept = model, requests, parse, accept
-        self.ahead = BATCH if model.spec.batch else AHEAD
+        self.ahead = BATCH if any(llm.spec.batch for llm in model.members) else AHEAD
         self.done: dict[int, Answer] = {}
         self.given = 0  # how many answers the reader has
         self.next = 0
         self.ended = False  # whether all requests have been taken
-        self.under_way: dict[bytes, list[_Asked]] = {}  # what waits for a call
+        self.under_way: dict[bytes, list[Wanted]] = {}  # what waits for a call
         self.keys: dict[int, bytes] = {}  # of calls under way, by the number that each goes by
-        self.again: deque[_Asked] = deque()
+        self.again: deque[Wanted] = deque()
         self.anew: set[int] = set()  # numbers that were asked again though an answer is known
         self.sent: set[int] = set()  # numbers that a parser had asked again, after something was sent for them
         self.refused, self.parsed = 0, False  # how often the parser raised; whether it ever did not
@@ -263,25 +290,11 @@ class _Work:
     def arrivals(self) -> Iterator[None]:
         """Fill `done`, yielding whenever something may have come."""
         while not self.ended or self.under_way or self.again:
-            for number, answer, cached in self._answers():
+            for number, answer, cached in self.model.made(self._missing):
                 for place, asked in enumerate(self.under_way.pop(self.keys.pop(number))):
                     self._finish(asked, answer, cached or place > 0)
                 yield
             yield
-
-    def _answers(self) -> Iterator[tuple[int, Answer, bool]]:
-        """Have the backend asked what is missing: (number, answer, whether somebody else had paid for it)."""
-        backend = self.model.backend
-        if isinstance(backend, Remote):
-            yield from backend.answers(self._missing(True))
-            return
-        missing = ((w.number, int.from_bytes(w.key[:8], "big"), w.request) for w in self._missing(False) if w is not None)
-        for number, answer in backend.answers(missing):
-            answer.cost = 0.0
-            if answer.error is None:
-                asked = self.under_way[self.keys[number]][0]
-                self.model.calls.put(self.keys[number], asked.request, answer, self.model.payer, anew=asked.anew)
-            yield number, answer, False
 
     def _missing(self, wait: bool) -> Iterator[Wanted | None]:
         """Yield the calls that have to be made; those that are known are done at once.
@@ -295,7 +308,7 @@ class _Work:
                 return
             if not window:
                 yield None
-            known = self.model.known(asked.key for asked in window)
+            known = self.model.known(window)
             for asked in window:
                 if asked.key in known and not asked.anew:
                     self._finish(asked, known[asked.key], cached=True)
@@ -303,42 +316,42 @@ class _Work:
                     self.under_way[asked.key].append(asked)
                 else:
                     self.under_way[asked.key], self.keys[asked.number] = [asked], asked.key
-                    yield Wanted(asked.number, asked.key, asked.request, asked.anew)
+                    yield asked
             if not self.under_way:
                 return
 
-    def _window(self) -> list[_Asked]:
+    def _window(self) -> list[Wanted]:
         """Take what is to be asked again, as far as that may help, and then what is to be asked next."""
         found = []
         while self.again and (self.parsed or self.ended):
             found.append(self.again.popleft())
         if not found and not self.ended:
-            requests = map(self.model.numbered, islice(self.requests, WINDOW))
-            found = [_Asked(number, *keyed) for number, keyed in enumerate(requests, self.next)]
+            found = [self.model.wanted(*numbered) for numbered in enumerate(islice(self.requests, WINDOW), self.next)]
             self.next += len(found)
             self.ended = not found
         return found
 
-    def _finish(self, asked: _Asked, answer: Answer, cached: bool) -> None:
+    def _finish(self, asked: Wanted, answer: Answer, cached: bool) -> None:
         """Take in the answer to a prompt, or have the prompt asked again."""
-        answer = answer.of_its_own()
+        answer, llm = answer.of_its_own(), asked.llm
+        answer.llm = llm.payer.llm
         refused = self._judge(asked, answer)
-        if answer.wrong and cached and self.model.manner.retry and asked.number not in self.anew:
+        if answer.wrong and cached and llm.manner.retry and asked.number not in self.anew:
             self.anew.add(asked.number)
             self.again.append(replace(asked, anew=True))
             return
-        self.model.usage.pay(answer, cached)
-        self.model.rough = self.model.rough or answer.rough
+        llm.usage.pay(answer, cached)
+        llm.rough = llm.rough or answer.rough
         if refused and asked.request.attempt + 1 < TRIES and not stopping.asked():
             self.sent.update([] if cached else [asked.number])
             request = replace(asked.request, attempt=asked.request.attempt + 1)
-            self.again.append(_Asked(asked.number, self.model.key(request), request))
+            self.again.append(Wanted(asked.number, llm.key(request), request, llm=llm))
         else:
-            self.model.usage.count(answer, sent=not cached or asked.number in self.sent)
+            llm.usage.count(answer, sent=not cached or asked.number in self.sent)
             self.done[asked.number] = answer
             self.model.tell(self.given + len(self.done), self.next)
 
-    def _judge(self, asked: _Asked, answer: Answer) -> bool:
+    def _judge(self, asked: Wanted, answer: Answer) -> bool:
         """Find out what an answer is worth; tell whether the parser refused it."""
         answer.wrong, answer.value = answer.unusable(self.accept), str(answer)
         if answer.wrong is None and asked.request.schema is not None:

@@ -100,9 +100,9 @@ def _answered(rule: Rule, given: dict[str, Any], most: int) -> Iterator[Shown]:
         for number, (prompt, answer) in enumerate(zip(prompts, answers)):
             turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(turn) for turn in prompt]
             if answer.scores:
-                chosen = choice.read(answer, str(one.llm.spec.name))
+                chosen = choice.read(answer, answer.llm)
                 answer.value = {label: round(share, 4) for label, share in chosen.probabilities.items()}
-            yield Shown(str(one.llm.spec.name), number, turns, answer)
+            yield Shown(answer.llm, number, turns, answer)
 
 
 def _stale(inputs: list[str]) -> list[str]:

@@ -12,7 +12,7 @@ from ddmake.ddfile.inputs import Parts
 from ddmake.ddfile.registry import here
 from ddmake.ddfile.rule import Group, Options, Rule
 from ddmake.ddfile.shape import PLAIN, RESERVED, Shape, Take
-from ddmake.ddfile.specs import MODELS, is_path, named_parts, served_model
+from ddmake.ddfile.specs import MODELS, Mixture, is_path, named_parts, served_model
 from ddmake.ddfile.structure import json_schema
 from ddmake.ddfile.target import ROW_FILES, ModelName, Source, Target, View, suffix
 from ddmake.ddfile.template import FILE, Template, template
@@ -207,6 +207,8 @@ class Binder:
             meant = {part: self._model(name) for part, name in named_parts(value).items()}
             same = all(meant[part] is name for part, name in named_parts(value).items())
             return value if same else replace(value, **meant)
+        elif isinstance(value, Mixture):
+            return value.each(lambda member: self._argument(member, take))
         elif isinstance(value, Template):
             return value.told(self.wildcards)
         elif isinstance(value, (list, tuple)):
@@ -303,6 +305,8 @@ def _renamed(value: Any, name: str, source: Source) -> Any:
     if isinstance(value, MODELS) and name in named_parts(value).values():
         meant = source if served_model(name) is None else _serving(name, source)
         return replace(value, **{part: meant for part, named in named_parts(value).items() if named == name})
+    if isinstance(value, Mixture):
+        return value.each(lambda member: _renamed(member, name, source))
     if isinstance(value, list):
         return [_renamed(item, name, source) for item in value]
     return {key: _renamed(item, name, source) for key, item in value.items()} if isinstance(value, dict) else value
@@ -321,6 +325,6 @@ def leaves(value: Any) -> Iterator[Any]:
     elif isinstance(value, Mapping):
         for item in value.values():
             yield from leaves(item)
-    elif isinstance(value, (list, tuple)):
+    elif isinstance(value, (list, tuple, Mixture)):
         for item in value:
             yield from leaves(item)

@@ -73,7 +73,7 @@ def fits(value: Any, annotation: Any) -> bool:
         return isinstance(value, (int, float))
     if origin in (list, Sequence) and args:
         return isinstance(value, Sequence) and not isinstance(value, str) and all(fits(v, args[0]) for v in value)
-    return isinstance(value, kind)
+    return isinstance(value, kind) or getattr(type(value), "stands_for", None) is kind
 
 
 def describe(annotation: Any) -> str:

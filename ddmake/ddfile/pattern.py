@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ddmake.ddfile import binding
 from ddmake.ddfile.registry import caller, here, speaking
-from ddmake.ddfile.specs import MODELS, named_parts
+from ddmake.ddfile.specs import MODELS, Mixture, named_parts
 from ddmake.ddfile.target import Source, Target, View
 from ddmake.errors import DdfileError, did_you_mean
 
@@ -182,6 +182,8 @@ def _bound(pattern: Pattern, value: Any, wildcards: Mapping[str, str], strings: 
     if isinstance(value, MODELS):
         unbound = {part: again(named) for part, named in named_parts(value).items() if isinstance(named, Unbound)}
         return replace(value, **unbound) if unbound else value
+    if isinstance(value, Mixture):
+        return value.each(again)
     if isinstance(value, (list, tuple)):
         return [again(item) for item in value]
     return {key: again(item) for key, item in value.items()} if isinstance(value, Mapping) else value
@@ -303,7 +305,7 @@ def _asked(value: Any) -> Iterator[tuple[str, Mapping[str, str]]]:
         yield value.rule.label, value.rule.wildcards
     elif isinstance(value, MODELS):
         yield from _asked([part for part in named_parts(value).values() if isinstance(part, Unbound)])
-    elif isinstance(value, (list, tuple, Mapping)):
+    elif isinstance(value, (list, tuple, Mixture, Mapping)):
         for item in value.values() if isinstance(value, Mapping) else value:
             yield from _asked(item)
 

@@ -1,9 +1,9 @@
-"""Specs: frozen descriptions of models and adapters. Making one loads nothing and asks nobody.
+"""Specs: frozen descriptions of models, of mixtures of them, and of adapters. Making one loads nothing and asks nobody.
 
 Each field of `LLM` says where it counts: in the key of a call and of its step (`call`), or in neither (`free`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from math import inf
 from typing import Any, Literal
@@ -120,6 +120,77 @@ def _is_price(value: Any) -> bool:
 
 
 llm = checked("llm")(LLM)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Several llms behind one name, each with its weight: every prompt goes to one of them."""
+
+    members: tuple[LLM, ...]
+    weights: tuple[float, ...]
+    stands_for = LLM  # where a parameter takes an llm, it takes this
+
+    def __iter__(self) -> Iterator[LLM]:
+        return iter(self.members)
+
+    @property
+    def name(self) -> str:
+        """Return what it is called in messages."""
+        return f"mixture of {', '.join(self.names())}"
+
+    @property
+    def sample(self) -> int | None:
+        """Return the first sample that a member states."""
+        return next((member.sample for member in self if member.sample is not None), None)
+
+    def names(self, into: str = "") -> list[str]:
+        """Return what its members go by: each of several of one name with its number. Paths are told without `into`."""
+        plain = [_called(member).removeprefix(into) for member in self]
+        return [f"{name} ({plain[:at].count(name) + 1})" if name in plain[:at] else name for at, name in enumerate(plain)]
+
+    def each(self, change: Callable[[LLM], LLM]) -> "Mixture":
+        """Return this mixture with all of its members changed."""
+        return replace(self, members=tuple(map(change, self)))
+
+    def using(self, **changes: Any) -> "Mixture":
+        """Return this mixture with some parameters of all its members changed."""
+        return self.each(lambda member: member.using(**changes))
+
+    def key_fields(self) -> dict[str, Any]:
+        """Return what counts in keys."""
+        return {"members": [member.key_fields() for member in self], "weights": self.weights}
+
+
+def mixture(*members: LLM, weights: Sequence[float] | None = None) -> Mixture:
+    """Put several llms behind one name. Each prompt goes to one of them, always the same, in shares as the weights have it.
+
+    A new row moves no other's prompt, and a new member takes over only what it then answers.
+    """
+    for member in members:
+        if not isinstance(member, LLM):
+            hint = f" Write llm({member!r})." if isinstance(member, str) else ""
+            raise DdfileError(f"{here()}: mixture() takes llms, not {type(member).__name__}.{hint}")
+    if len(members) < 2:
+        raise DdfileError(f"{here()}: mixture() takes two llms or more, not {len(members)}.")
+    if twin := next((one for at, one in enumerate(members) if _asks_alike(one, members[:at])), None):
+        raise DdfileError(f"{here()}: mixture() is given {_called(twin)} twice with the same parameters. Give it its share by "
+                          "weights=.")
+    shares = [1.0] * len(members) if weights is None else list(weights)
+    if len(shares) != len(members) or not all(type(share) in (int, float) and 0 < share < inf for share in shares):
+        raise DdfileError(f"{here()}: mixture() has {len(members)} members, and weights={weights!r}. Write a number above 0 for "
+                          "each of them.")
+    return Mixture(members, tuple(map(float, shares)))
+
+
+def _called(spec: LLM) -> str:
+    """Return the name that an llm is given, or the path of the model that it is."""
+    return spec.name if isinstance(spec.name, str) else spec.name.path
+
+
+def _asks_alike(spec: LLM, others: Sequence[LLM]) -> bool:
+    return any(spec.key_fields() == other.key_fields() for other in others)
+
+
 EMBEDDERS = {"all-minilm": "hf/sentence-transformers/all-MiniLM-L6-v2"}  # names that embedder() takes for short
 
 

@@ -38,6 +38,8 @@ class Viewable(ABC):
 
     def select(self, *columns: str) -> "View":
         """Keep these columns; what is read of the others counts for nothing."""
+        if not columns:
+            raise DdfileError(f"{here()}: .select() keeps the columns that it names, and names none. Name one at least.")
         return self._view("select", *columns)
 
     def remove(self, *columns: str) -> "View":

@@ -15,7 +15,7 @@ from ddmake.calls import choice
 from ddmake.ddfile.asking import Asking, Embedding, NotYet, Prompt
 from ddmake.ddfile.binding import leaves
 from ddmake.ddfile.rule import Rule
-from ddmake.ddfile.specs import LLM, MODELS, Embedder
+from ddmake.ddfile.specs import LLM, MODELS, Embedder, Mixture
 from ddmake.ddfile.target import Source, View
 from ddmake.ddfile.workflow import Workflow
 from ddmake.engine.verdicts import Plan, Verdict
@@ -119,8 +119,9 @@ def is_there(flow: Workflow, rule: Rule) -> bool:
 def _render(flow: Workflow, rule: Rule) -> None:
     try:
         for asking, _ in first_prompts(flow, rule):
-            if asking.labels is not None and isinstance(asking.llm, LLM) and is_remote(asking.llm):
-                raise choice.unable(str(asking.llm.name))
+            remote = [llm for llm in leaves([asking.llm]) if isinstance(llm, LLM) and is_remote(llm)]
+            if asking.labels is not None and remote:
+                raise choice.unable(str(remote[0].name))
     except DdfileError as error:
         raise placed(f"{rule.place}: {rule.label}", error) from None
     except DdmakeError as error:  # of what stands in the rows
@@ -140,8 +141,14 @@ def _sends(flow: Workflow, store: Store, verdict: Verdict, spec: LLM | Embedder)
         if isinstance(spec, Embedder):
             texts = (one.embedder.look(one.texts) for one in embeds(verdict.rule, given) if one.embedder.spec == spec)
             return any(not known for each in texts for _, _, known in each)
-        passes = [one for one in asks(verdict.rule, given) if isinstance(one.llm, OpenedLLM) and one.llm.spec == spec]
-        return any(answer is None for one in passes for _, answer in one.llm.look(one.prompts, one.schema, one.tools, one.labels))
+        for one in asks(verdict.rule, given):
+            if isinstance(one.llm, Mixture) and spec in one.llm:  # with a member whose files aren't here to tell who is asked
+                return True
+            if isinstance(one.llm, OpenedLLM) and any(llm.spec == spec for llm in one.llm.members):
+                looked = one.llm.look(one.prompts, one.schema, one.tools, one.labels)
+                if any(answer is None and call.llm.spec == spec for call, answer in looked):
+                    return True
+        return False
     except (ProviderError, NotYet):  # it has no address, or may ask anything
         return True
     except DdmakeError:

@@ -100,9 +100,9 @@ def count(flow: Workflow, store: Store, verdict: Verdict, seen: set[bytes], retr
         given = opener.given()
         passes = list(asks(rule, given))
         used = before.record["usage"] if before is not None else {}
-        found = [_estimate(_tally(asking, seen, again), opener.share, used) for asking in passes
-                 if isinstance(asking.llm, OpenedLLM)]
-        told = len(found) == len(passes)
+        found = [_estimate(tally, opener.share, used) for asking in passes if isinstance(asking.llm, OpenedLLM)
+                 for tally in _tallies(asking, seen, again)]
+        told = all(isinstance(asking.llm, OpenedLLM) for asking in passes)
         found += [embedded.estimate(store, rule.label, one, opener.shares.get(id(one.rows), 1.0), seen)
                   for one in embeds(rule, given)]
     local = all(one.local for one in found)
@@ -138,28 +138,28 @@ def _refused(store: Store, before: Trace | None) -> set[tuple[str, int]]:
     return {(row.llm, row.number) for row in rows if row.reason.startswith(PARSER)}
 
 
-def _tally(asking: Asking, seen: set[bytes], again: Again | None) -> Tally:
-    """Look up each request of a pass, and count those that would be sent."""
-    llm, tally = asking.llm, Tally(asking.llm)
-    open_ones = _in_batches(llm)
-    for number, (request, answer) in enumerate(llm.look(asking.prompts, asking.schema, asking.tools, asking.labels)):
+def _tallies(asking: Asking, seen: set[bytes], again: Again | None) -> Iterable[Tally]:
+    """Look up each request of a pass, and count those that would be sent, by the llm that answers them."""
+    tallies = {id(llm): Tally(llm) for llm in asking.llm.members}
+    open_ones = set[bytes]().union(*(_in_batches(llm) for llm in asking.llm.members))
+    for asked, answer in asking.llm.look(asking.prompts, asking.schema, asking.tools, asking.labels):
+        tally, llm = tallies[id(asked.llm)], asked.llm
         tally.requests += 1
-        if answer is not None and not (again and again.wanted(llm.payer.llm, number, request, answer)):
+        if answer is not None and not (again and again.wanted(llm.payer.llm, asked.number, asked.request, answer)):
             continue
-        key = llm.key(request)
-        if key in seen and llm.manner.cache:
+        if asked.key in seen and llm.manner.cache:
             continue
-        seen.add(key)
-        if key in open_ones:
+        seen.add(asked.key)
+        if asked.key in open_ones:
             tally.under_way += 1
             continue
-        text = written(request)
+        text = written(asked.request)
         tally.send += 1
         tally.characters += len(text)
         tally.images = tally.images or tokens.IMAGE in text
         if len(tally.first) < SAMPLE:
             tally.first.append(text)
-    return tally
+    return tallies.values()
 
 
 def _in_batches(llm: OpenedLLM) -> set[bytes]:

@@ -16,7 +16,7 @@ from ddmake.ddfile.config import Knobs
 from ddmake.ddfile.inputs import parts_of
 from ddmake.ddfile.recipe import Recipe
 from ddmake.ddfile.rule import Group, Rule
-from ddmake.ddfile.specs import LLM, MODELS, Embedder
+from ddmake.ddfile.specs import LLM, MODELS, Embedder, Mixture
 from ddmake.ddfile.target import ModelName, Source, Target, View, suffix
 from ddmake.ddfile.template import Template
 from ddmake.ddfile.workflow import Workflow
@@ -167,6 +167,8 @@ class Reader:
             return self._model(value.name)
         if isinstance(value, MODELS):
             return self._llm(value)
+        if isinstance(value, Mixture):
+            return self._mixture(value)
         if isinstance(value, Template):
             return {"template": value.texts}
         if isinstance(value, Knobs):
@@ -187,6 +189,12 @@ class Reader:
         if (path := servers.path(spec)) is not None:
             fields |= {"name": self._served(path), "server": servers.parts(spec.name)[0]}
         return {kind: fields}
+
+    def _mixture(self, spec: Mixture) -> Any:
+        """Return the members by what they go by, as a dict, since prompts are dealt out by that; weights where they differ."""
+        names = spec.names(self.flow.into)
+        weights = [["weights", {"dict": [list(pair) for pair in zip(names, spec.weights)]}]] if len(set(spec.weights)) > 1 else []
+        return {"dict": [*([name, self._llm(member)] for name, member in zip(names, spec)), *weights]}
 
     def _served(self, path: str) -> Any:
         """Return what lies where a server's model does."""

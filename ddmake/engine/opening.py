@@ -20,11 +20,12 @@ from ddmake.backends.providers import is_remote
 from ddmake.backends.unopened import Unopened, finder, identity_by_files
 from ddmake.calls.cache import Calls, Payer
 from ddmake.calls.client import Line, Remote
+from ddmake.calls.mixture import OpenedMixture
 from ddmake.calls.model import Manner, OpenedLLM, Usage
 from ddmake.ddfile.inputs import ASKED, PATHS, STORED, marked
 from ddmake.ddfile.lock import MAIN, HubName
 from ddmake.ddfile.rule import Rule
-from ddmake.ddfile.specs import LLM, Embedder
+from ddmake.ddfile.specs import LLM, Embedder, Mixture
 from ddmake.ddfile.target import ModelName, Source, View
 from ddmake.ddfile.workflow import Workflow
 from ddmake.engine import hub
@@ -118,6 +119,8 @@ class Opener:
             return self._model(value)
         if isinstance(value, LLM):
             return self._llm(value)
+        if isinstance(value, Mixture):
+            return self._mixture(value)
         if isinstance(value, Embedder):
             return self._embedder(value) if is_remote(value) or not self.look_only else value
         if isinstance(value, dict):
@@ -185,6 +188,11 @@ class Opener:
                            Payer(name, self.rule.label, "local"), lambda *failed: self._keep_failed(name, *failed))
         self._llms.append(opened)
         return opened
+
+    def _mixture(self, spec: Mixture) -> OpenedMixture | Mixture:
+        """Return a mixture of opened llms; the spec where one of them stays a spec, since a mixture is known as a whole."""
+        members = [opened for opened in map(self._llm, spec) if isinstance(opened, OpenedLLM)]
+        return OpenedMixture(spec, members, spec.names(self.flow.into)) if len(members) == len(spec.members) else spec
 
     def _embedder(self, spec: Embedder) -> "OpenedEmbedder":
         from ddmake.calls.embedding import LocalEncoder, OpenedEmbedder, RemoteEncoder, Vectors
