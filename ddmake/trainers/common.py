@@ -19,7 +19,7 @@ from transformers import GenerationConfig, PrinterCallback, Trainer, TrainerCall
 
 from ddmake.backends.hf import context_window, end_tokens
 from ddmake.backends.loading import load_generation, load_model, load_tokenizer
-from ddmake.backends.models import SEPARATOR
+from ddmake.backends.models import SEPARATOR, is_adapter
 from ddmake.ddfile.specs import Lora
 from ddmake.errors import DdmakeError, did_you_mean
 from ddmake.trainers.checkpoints import Saver, newest_sound, notes_of
@@ -77,10 +77,14 @@ def half(settings: Settings) -> bool:
 
 
 def load_base(settings: Settings) -> torch.nn.Module:
-    """Load the model to train; its weights are float32, but for those that an adapter leaves alone on a GPU."""
+    """Load the model to train; its weights are float32, but for those that an adapter leaves alone on a GPU.
+
+    A base with an adapter is float32, in which alone that is merged. Raises DdmakeError for what can't be trained.
+    """
     transformers.set_seed(settings.seed)
-    kept = settings.peft is not None and half(settings) and torch.cuda.is_available()
+    kept = settings.peft is not None and half(settings) and torch.cuda.is_available() and not is_adapter(settings.base)
     model = load_model(settings.base, settings.revision, "bfloat16" if kept else "float32")
+    model.requires_grad_(True)  # an adapter that was merged has left them frozen
     model.generation_config = load_generation(settings.base, model)
     need_targets(model, settings)
     return model
@@ -91,7 +95,9 @@ def need_targets(model: torch.nn.Module, settings: Settings) -> None:
     lora = settings.peft
     if lora is None or isinstance(lora.targets, str):
         return
-    linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    head = model.get_output_embeddings()
+    linear = {name.rpartition(".")[2] for name, module in model.named_modules()
+              if isinstance(module, torch.nn.Linear) and module is not head}
     names = [name for name, _ in model.named_modules()]
     for target in lora.targets:
         if not any(name == target or name.endswith(f".{target}") for name in names):

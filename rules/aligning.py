@@ -1,0 +1,295 @@
+"""Training on preferences: models that answer as is preferred, and models that score answers."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from ddmake import train
+from ddmake.ddfile.inputs import Free, Model, Parts, Progress, Prompt
+from ddmake.ddfile.specs import Lora
+from ddmake.errors import DdfileError, DdmakeError, did_you_mean
+from ddmake.rules.columns import need as need_column
+
+RATES = {  # (all weights, with an adapter): the learning rate unless one is given; an adapter wants about ten times as much
+    "dpo": (1e-6, 1e-5),  # TRL's
+    "kto": (1e-6, 1e-5),  # TRL's
+    "orpo": (8e-6, 8e-5),  # as Hong et al.
+    "reward_model": (1e-5, 1e-4),  # about that of Ouyang et al.
+}
+SORTING = ("aot", "aot_unpaired")  # losses that compare the pairs which are taken at once
+SMOOTHED = ("robust", "exo_pair", *SORTING)  # losses that label_smoothing says something to
+LOSSES = ("sigmoid", "hinge", "ipo", "nca_pair", "bco_pair", "sppo_hard", "apo_zero", "apo_down", "discopop", "sft",
+          "sigmoid_norm", *SMOOTHED)
+
+Inputs, Arguments = Mapping[str, Any], Mapping[str, Any]
+Row = Mapping[str, Any]
+
+
+def _compared(inputs: Inputs, arguments: Arguments) -> None:
+    """Check the columns of rows with a chosen and a rejected answer, and what is said of the training."""
+    _check(arguments)
+    _learned(inputs, arguments, [arguments["chosen"], arguments["rejected"]])
+
+
+def _direct(inputs: Inputs, arguments: Arguments) -> None:
+    """Check `dpo`: its columns, and its losses."""
+    _compared(inputs, arguments)
+    smoothing, losses = arguments["label_smoothing"], list(_weighted(arguments["loss"]))
+    unknown = next((name for name in losses if name not in LOSSES), None)
+    if unknown is not None or not losses:
+        raise DdfileError(f"loss={arguments['loss']!r}: there is no loss {unknown!r}. There are: {', '.join(sorted(LOSSES))}."
+                          f"{did_you_mean(str(unknown), LOSSES)}")
+    if smoothing and not set(losses) & set(SMOOTHED):
+        raise DdfileError(f"label_smoothing={smoothing} says nothing to {' and '.join(losses)}; it is of {', '.join(SMOOTHED)}.")
+    if not 0 <= smoothing < 0.5 or not smoothing and "exo_pair" in losses:
+        least = "above 0" if "exo_pair" in losses else "at least 0"
+        raise DdfileError(f"label_smoothing={smoothing}; it is {least} and below 0.5.")
+    if arguments["micro_batch"] is not None and set(losses) & set(SORTING):
+        raise DdfileError("micro_batch= would change the model, since this loss sorts the pairs that are taken at once. "
+                          "Leave it out.")
+
+
+def _scored(inputs: Inputs, arguments: Arguments) -> None:
+    """Check `reward_model`."""
+    _compared(inputs, arguments)
+    if arguments["margin"] is not None:
+        need_column(_columns(inputs), arguments["margin"], "of margins")
+    if arguments["center"] < 0:
+        raise DdfileError(f"center={arguments['center']}; it is at least 0.")
+
+
+def _judged(inputs: Inputs, arguments: Arguments) -> None:
+    """Check `kto`."""
+    _check(arguments)
+    pair = [arguments["chosen"], arguments["rejected"]]
+    if pair.count(None) == 1:
+        raise DdfileError("kto takes chosen= and rejected= together, or neither.")
+    _learned(inputs, arguments, [arguments["completion"], arguments["label"]] if None in pair else pair)
+    for name in ("desirable_weight", "undesirable_weight"):
+        if arguments[name] < 0:
+            raise DdfileError(f"{name}={arguments[name]}; it is at least 0.")
+
+
+def _check(arguments: Arguments) -> None:
+    """Raise DdfileError for a number that makes no sense."""
+    for name in ("epochs", "batch_size", "micro_batch", "learning_rate", "max_length", "beta"):
+        if arguments.get(name) is not None and arguments[name] <= 0:
+            raise DdfileError(f"{name}={arguments[name]}; it is above 0.")
+
+
+def _learned(inputs: Inputs, arguments: Arguments, columns: Sequence[str]) -> None:
+    """Raise DdfileError where a column that is learned from isn't among those that are known."""
+    there, prompt = _columns(inputs), arguments["prompt"]
+    if prompt is not None:
+        prompt.need(there)
+    for name in [*([] if prompt else ["prompt"]), *columns]:
+        need_column(there, name, "to learn from")
+
+
+def _columns(inputs: Inputs) -> Sequence[str] | None:
+    parts = inputs["parts"]
+    return parts.get("train") if isinstance(parts, Mapping) else parts
+
+
+def _weighted(loss: str | Mapping[str, float]) -> Mapping[str, float]:
+    return {loss: 1.0} if isinstance(loss, str) else loss
+
+
+@train(version="1", columns=_direct)
+def dpo(parts: Annotated[Any, Parts("train", observed=("validation",))], *, base: Model, peft: Lora | None = None,
+        prompt: Prompt | None = None, chosen: str = "chosen", rejected: str = "rejected", beta: float = 0.1,
+        loss: str | Mapping[str, float] = "sigmoid", label_smoothing: float = 0.0, epochs: float = 1.0, batch_size: int = 32,
+        micro_batch: Annotated[int | None, Free] = None, learning_rate: float | None = None, warmup: float = 0.1,
+        schedule: str = "linear", weight_decay: float = 0.0, max_grad_norm: float = 1.0, max_length: int = 1024,
+        dtype: str | None = None, revision: str | None = None, separator: str = "\n", seed: int = 0,
+        output: Path, checkpoints: Path, progress: Progress) -> None:
+    """Teach a language model to prefer each row's chosen answer to its rejected one.
+
+    Direct preference optimisation (Rafailov et al. 2023, arXiv 2305.18290) by TRL's DPOTrainer: the model learns to raise the
+    chosen answer's probability over the rejected one's, measured from a reference, which is the base. A greater `beta` keeps
+    it nearer to that. `loss` is one of TRL's by name, or a dict of several with their weights. With `peft=lora(…)` the base
+    is left as it is, and an adapter is learned beside it (Hu et al. 2021, arXiv 2106.09685). A validation set only draws a
+    curve.
+    """
+    _start("dpo", base, peft, revision)
+    from ddmake.trainers import dpo as trainer
+
+    settings = trainer.Direct(
+        **_named(base, revision), learning_rate=_rate("dpo", learning_rate, peft), peft=peft, epochs=epochs,
+        batch_size=batch_size, micro_batch=micro_batch, warmup=warmup, schedule=schedule, weight_decay=weight_decay,
+        max_grad_norm=max_grad_norm, max_length=max_length, dtype=dtype, seed=seed, separator=separator, beta=beta,
+        losses=tuple(_weighted(loss)), weights=tuple(_weighted(loss).values()), label_smoothing=label_smoothing,
+    )
+    shown = Shown("dpo", prompt, {"chosen": chosen, "rejected": rejected})
+    trainer.train(*shown.parts(parts), settings, output, checkpoints, progress)
+
+
+@train(version="1", columns=_judged)
+def kto(parts: Annotated[Any, Parts("train", observed=("validation",))], *, base: Model, peft: Lora | None = None,
+        prompt: Prompt | None = None, completion: str = "completion", label: str = "label", chosen: str | None = None,
+        rejected: str | None = None, beta: float = 0.1, desirable_weight: float = 1.0, undesirable_weight: float = 1.0,
+        epochs: float = 1.0, batch_size: int = 32, micro_batch: int | None = None, learning_rate: float | None = None,
+        warmup: float = 0.1, schedule: str = "linear", weight_decay: float = 0.0, max_grad_norm: float = 1.0,
+        max_length: int = 1024, dtype: str | None = None, revision: str | None = None, separator: str = "\n", seed: int = 0,
+        output: Path, checkpoints: Path, progress: Progress) -> None:
+    """Teach a language model by single answers, each of which was wanted or not.
+
+    Kahneman–Tversky optimisation (Ethayarajh et al. 2024, arXiv 2402.01306) by TRL's KTOTrainer: a row has a `completion` and
+    a `label`, true or false. With `chosen` and `rejected` each row is a pair, of which the one is wanted and the other not. A
+    greater `beta` keeps the model nearer to the base, its reference. `desirable_weight` and `undesirable_weight` even out how
+    many there are of each kind. With `peft=lora(…)` an adapter is learned beside the base (Hu et al. 2021, arXiv 2106.09685).
+    A validation set only draws a curve.
+    """
+    _start("kto", base, peft, revision)
+    from ddmake.trainers import kto as trainer
+
+    settings = trainer.Unpaired(
+        **_named(base, revision), learning_rate=_rate("kto", learning_rate, peft), peft=peft, epochs=epochs,
+        batch_size=batch_size, micro_batch=micro_batch, warmup=warmup, schedule=schedule, weight_decay=weight_decay,
+        max_grad_norm=max_grad_norm, max_length=max_length, dtype=dtype, seed=seed, separator=separator, beta=beta,
+        desirable_weight=desirable_weight, undesirable_weight=undesirable_weight,
+    )
+    columns = {"chosen": chosen, "rejected": rejected} if chosen else {"completion": completion}
+    shown = Shown("kto", prompt, columns, label=None if chosen else label)
+    trainer.train(*shown.parts(parts), settings, output, checkpoints, progress)
+
+
+@train(version="1", columns=_compared)
+def orpo(parts: Annotated[Any, Parts("train", observed=("validation",))], *, base: Model, peft: Lora | None = None,
+         prompt: Prompt | None = None, chosen: str = "chosen", rejected: str = "rejected", beta: float = 0.1,
+         epochs: float = 3.0, batch_size: int = 32, micro_batch: Annotated[int | None, Free] = None,
+         learning_rate: float | None = None, warmup: float = 0.1, schedule: str = "linear", weight_decay: float = 0.0,
+         max_grad_norm: float = 1.0, max_length: int = 1024, dtype: str | None = None, revision: str | None = None,
+         separator: str = "\n", seed: int = 0, output: Path, checkpoints: Path, progress: Progress) -> None:
+    """Fine-tune a language model on chosen answers, and away from rejected ones, at once.
+
+    Odds ratio preference optimisation (Hong et al. 2024, arXiv 2403.07691): to the loss of the chosen answer that of the
+    odds between both is added, times `beta`. There is no reference, so that a base needs no fine-tuning before. With
+    `peft=lora(…)` an adapter is learned beside the base (Hu et al. 2021, arXiv 2106.09685). A validation set only draws a
+    curve.
+    """
+    _start("orpo", base, peft, revision)
+    from ddmake.trainers import orpo as trainer
+
+    settings = trainer.OddsRatio(
+        **_named(base, revision), learning_rate=_rate("orpo", learning_rate, peft), peft=peft, epochs=epochs,
+        batch_size=batch_size, micro_batch=micro_batch, warmup=warmup, schedule=schedule, weight_decay=weight_decay,
+        max_grad_norm=max_grad_norm, max_length=max_length, dtype=dtype, seed=seed, separator=separator, beta=beta,
+    )
+    shown = Shown("orpo", prompt, {"chosen": chosen, "rejected": rejected})
+    trainer.train(*shown.parts(parts), settings, output, checkpoints, progress)
+
+
+@train(version="1", columns=_scored)
+def reward_model(parts: Annotated[Any, Parts("train", observed=("validation",))], *, base: Model, peft: Lora | None = None,
+                 prompt: Prompt | None = None, chosen: str = "chosen", rejected: str = "rejected", margin: str | None = None,
+                 center: float = 0.0, epochs: float = 1.0, batch_size: int = 32,
+                 micro_batch: Annotated[int | None, Free] = None, learning_rate: float | None = None, warmup: float = 0.1,
+                 schedule: str = "linear", weight_decay: float = 0.0, max_grad_norm: float = 1.0, max_length: int = 1024,
+                 dtype: str | None = None, revision: str | None = None, separator: str = "\n", seed: int = 0,
+                 output: Path, checkpoints: Path, progress: Progress) -> None:
+    """Train a model that scores answers: higher for each row's chosen answer than for its rejected one.
+
+    A sequence classifier with one output on a causal model's body, which learns by the odds of the choice (Bradley and Terry
+    1952; Ouyang et al. 2022, arXiv 2203.02155) by TRL's RewardTrainer. `margin` names a column of numbers by which the two
+    rewards are to differ (Touvron et al. 2023, arXiv 2307.09288), `center` weighs what pulls the mean reward to zero
+    (Eisenstein et al. 2023, arXiv 2312.09244). With `peft=lora(…)` an adapter and the head are learned beside the base (Hu et
+    al. 2021, arXiv 2106.09685). A validation set only draws a curve.
+    """
+    _start("reward_model", base, peft, revision)
+    from ddmake.trainers import reward as trainer
+
+    settings = trainer.Rewarding(
+        **_named(base, revision), learning_rate=_rate("reward_model", learning_rate, peft), peft=peft, epochs=epochs,
+        batch_size=batch_size, micro_batch=micro_batch, warmup=warmup, schedule=schedule, weight_decay=weight_decay,
+        max_grad_norm=max_grad_norm, max_length=max_length, dtype=dtype, seed=seed, separator=separator, center=center,
+    )
+    shown = Shown("reward_model", prompt, {"chosen": chosen, "rejected": rejected}, margin=margin)
+    trainer.train(*shown.parts(parts), settings, output, checkpoints, progress)
+
+
+def _start(recipe: str, base: Path | str, peft: Lora | None, revision: str | None) -> None:
+    """Raise MissingExtra for a package that isn't installed, and DdmakeError for a base that isn't trained here."""
+    from ddmake.backends.models import base_name, is_encoder_decoder, need
+
+    for package in ("transformers", "trl", "datasets"):
+        need(package, "train", recipe)
+    if peft is not None:
+        need("peft", "train", f"{recipe} with lora()")
+    if is_encoder_decoder(base, revision):
+        raise DdmakeError(f"{recipe}: base {base_name(base)} is an encoder-decoder; take a causal model.")
+
+
+def _named(base: Path | str, revision: str | None) -> dict[str, Any]:
+    """Return the base, its name in the model's folder, and its revision."""
+    from ddmake.backends.hub import name_of
+    from ddmake.backends.models import base_name
+
+    hub = name_of(base)
+    return {"base": base, "base_name": hub.repo if hub else base_name(base), "revision": hub.revision if hub else revision}
+
+
+def _rate(recipe: str, stated: float | None, peft: Lora | None) -> float:
+    return stated if stated is not None else RATES[recipe][peft is not None]
+
+
+class Shown:
+    """What a trainer is shown of rows: a prompt of messages, and texts; of unpaired ones a label, of some pairs a margin."""
+
+    def __init__(self, recipe: str, prompt: Any, texts: Mapping[str, str], label: str | None = None, margin: str | None = None):
+        self.recipe, self.prompt, self.texts, self.label, self.margin = recipe, prompt, texts, label, margin
+        others = [name for name in (label, margin) if name is not None]
+        self.needed = [*([] if prompt else ["prompt"]), *texts.values(), *others]
+
+    def parts(self, parts: Any) -> tuple[Any, Any]:
+        """Return training and validation examples, the latter None where there are none.
+
+        Rows with a null, as a failed answer leaves one, are left out with a printed line. Raises DdmakeError for rows that
+        can't be learned from.
+        """
+        named = parts if isinstance(parts, Mapping) else {"train": parts}
+        held = named.get("validation")
+        return self._examples(named["train"], "train"), None if held is None else self._examples(held, "validation")
+
+    def _examples(self, rows: Any, part: str) -> Any:
+        from datasets import Dataset
+
+        for name in self.needed:
+            if name not in rows.column_names:
+                raise DdmakeError(f"{self.recipe}: there is no column {name!r}. Columns: {', '.join(rows.column_names)}."
+                                  f"{did_you_mean(name, rows.column_names)}")
+        whole = [row for row in rows if all(row[name] is not None for name in self.needed)]
+        if len(whole) < len(rows):
+            print(f"{self.recipe}: {len(rows) - len(whole)} of {len(rows)} rows of {part} left out: "
+                  f"null in {', '.join(self.needed)}", flush=True)
+        if not whole:
+            raise DdmakeError(f"{self.recipe}: no row to learn from in {part}; {len(rows)} given.")
+        return Dataset.from_list([example for row in whole for example in self._of(row)])
+
+    def _of(self, row: Row) -> Iterator[dict[str, Any]]:
+        """Yield what is shown of a row: a pair, or answers one by one."""
+        turns = self.prompt.messages(**row) if self.prompt else ({"role": "user", "content": self._text(row, "prompt")},)
+        shown = {"prompt": [dict(turn) for turn in turns]}
+        texts = {name: self._text(row, column) for name, column in self.texts.items()}
+        if self.recipe != "kto":
+            yield shown | texts | ({"margin": self._number(row)} if self.margin else {})
+        elif self.label:
+            yield shown | texts | {"label": self._verdict(row)}
+        else:
+            yield from (shown | {"completion": text, "label": name == "chosen"} for name, text in texts.items())
+
+    def _text(self, row: Row, column: str) -> str:
+        if not isinstance(row[column], (str, int, float, bool)):
+            raise DdmakeError(f"{self.recipe}: column {column!r} holds {type(row[column]).__name__}; text is needed. "
+                              "Make it by .map().")
+        return str(row[column])
+
+    def _verdict(self, row: Row) -> bool:
+        if row[self.label] not in (0, 1):
+            raise DdmakeError(f"{self.recipe}: column {self.label!r} holds {row[self.label]!r}; true or false is needed.")
+        return bool(row[self.label])
+
+    def _number(self, row: Row) -> float:
+        if isinstance(row[self.margin], bool) or not isinstance(row[self.margin], (int, float)):
+            raise DdmakeError(f"{self.recipe}: column {self.margin!r} holds {row[self.margin]!r}; a number is needed.")
+        return float(row[self.margin])
