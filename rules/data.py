@@ -51,7 +51,9 @@ def split(rows: Rows, *, validation: float = 0.1, test: float = 0.0, seed: int =
     order = rows.shuffle(seed=seed, keep_in_memory=True)
     sizes = {name: _size(size, len(rows)) for name, size in (("test", test), ("validation", validation)) if size}
     if sum(sizes.values()) >= len(rows):
-        raise DdmakeError(f"split: {len(rows)} rows are too few for {', '.join(_parts(validation, test))}")
+        parts = ", ".join(_parts(validation, test))
+        raise DdmakeError(f"split: {_are(len(rows), 'row')} too few for {parts}, each of which needs one or more. "
+                          "Give it more rows, or make validation= and test= smaller: 0 leaves a part out.")
     if group is not None:
         taken = _grouped(_numbers(order, group), sizes)
     elif stratify is not None:
@@ -99,6 +101,11 @@ def _numbers(rows: Any, column: str) -> list[int]:
     return encoded.indices.to_pylist()
 
 
+def _are(number: int, noun: str, of: str = "") -> str:
+    """Return "1 row is" or "3 rows are"."""
+    return f"{number:,} {noun}{of} is" if number == 1 else f"{number:,} {noun}s{of} are"
+
+
 def _stratified(classes: list[int], sizes: Mapping[str, int]) -> dict[str, list[int]]:
     """Return which rows go where, so that each part has its size and of each class its share, train at least one."""
     members: dict[int, list[int]] = {}
@@ -108,7 +115,8 @@ def _stratified(classes: list[int], sizes: Mapping[str, int]) -> dict[str, list[
     taken = {}
     for name, size in sizes.items():
         if size > sum(left.values()):
-            raise DdmakeError(f"split: {len(classes)} rows of {len(members)} classes are too few for {name} to have {size}, "
+            kinds = f"{len(members)} class{'es' if len(members) != 1 else ''}"
+            raise DdmakeError(f"split: {_are(len(classes), 'row', f' of {kinds}')} too few for {name} to have {size}, "
                               "since one row of each class stays in train.")
         quota = _quotas({one: len(numbers) for one, numbers in members.items()}, left, size)
         ends = {one: left[one] + 1 for one in members}
@@ -134,7 +142,8 @@ def _grouped(groups: list[int], sizes: Mapping[str, int]) -> dict[str, list[int]
     for number, one in enumerate(groups):
         members.setdefault(one, []).append(number)
     if len(members) <= len(sizes):
-        raise DdmakeError(f"split: {len(members)} groups are too few for {len(sizes) + 1} parts.")
+        raise DdmakeError(f"split: {_are(len(members), 'group')} too few for {len(sizes) + 1} parts. Group by another column, or "
+                          "leave out a part.")
     taken = {}
     for at, (name, size) in enumerate(sizes.items(), 1):
         taken[name] = _fitting(members, size, len(sizes) - at + 1)

@@ -10,10 +10,10 @@ from ddmake.backends.providers import is_remote
 from ddmake.ddfile.asking import Asking
 from ddmake.ddfile.inputs import Asked, Prompt, Rows
 from ddmake.ddfile.specs import LLM
-from ddmake.errors import DdmakeError
+from ddmake.errors import DdfileError, DdmakeError
 from ddmake.rules import metrics as named
 from ddmake.rules.columns import free, need
-from ddmake.rules.scoring import Part, Score, check_share, columns
+from ddmake.rules.scoring import Part, Score, check_share, columns, stored
 from ddmake.rules.varied import varied
 
 Inputs, Arguments = Mapping[str, Any], Mapping[str, Any]
@@ -26,6 +26,8 @@ def _parts(answers: bool) -> list[str]:
 
 def _scored(inputs: Inputs, arguments: Arguments) -> None:
     """Check the columns of `evaluate`'s rows; its own aren't known before, since what was varied is among them."""
+    if not isinstance(inputs["models"], Mapping) or not inputs["models"]:
+        raise DdfileError('evaluate: give a dict of names to models, and at least one, as {"base": "tiny-base"}.')
     there = inputs["rows"]
     arguments["prompt"].need(there)
     need(there, arguments["reference"], "to compare with")
@@ -78,7 +80,7 @@ class _Asked:
         return self.model.complete(self.turns)
 
 
-@step(version="2", names=_parts, columns=_scored, asks=_asked)
+@step(version="3", names=_parts, columns=_scored, asks=_asked)
 def evaluate(models: Annotated[dict[str, Any], Asked], rows: Rows, *, prompt: Prompt, reference: str,
              metrics: Sequence[str | Callable[..., Any]] = ("rouge_l",), answers: bool = False, interval: float | None = None,
              seed: int = 0, max_tokens: int = 256, separator: str = "\n") -> Any:
@@ -110,7 +112,8 @@ def evaluate(models: Annotated[dict[str, Any], Asked], rows: Rows, *, prompt: Pr
                  for key, value in {**columns(metric, score.of_sums, parts[metric], interval, seed), **score.remarks}.items()}
         table.append({"model": name, **found, "rows": len(kept), **{k: v for k, v in settings[name].items() if k not in found}})
         said += _answers(name, asked, kept, scores, parts) if answers else []
-    return {"scores": table, "answers": said} if answers else table
+    made = stored(table, [f"{metric}{end}" for metric in scores for end in ("", "_low", "_high")])
+    return {"scores": made, "answers": said} if answers else made
 
 
 def _answers(name: str, asked: _Asked, rows: Sequence[Mapping[str, Any]], scores: Mapping[str, Score],

@@ -2,6 +2,7 @@
 
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,7 +27,8 @@ Inputs, Arguments = Mapping[str, Any], Mapping[str, Any]
 SAID, SAID_META, KEPT = "\0said", "\0said_meta", "\0kept"  # columns while a rule runs: no user's has such a name
 TOGETHER = 1000  # rows that are gathered at once
 NUMBER = re.compile(r"(?<![\w.])[-+−]?(?:[1-9]\d{0,2}(?:,\d{3})+(?!\d)|\d+|(?=\.\d))(?:\.\d+)?")
-YES = re.compile(r"[\W_]*yes\b", re.IGNORECASE)
+BEFORE = r"<(?!\W*yes\b)[^<>]*+>|\d+[.):]|(?:(?:final\s+)?answer|a)(?=[\s*_]*:)|[\W_]"  # a tag, a list's number, a label, signs
+YES = re.compile(rf"(?:{BEFORE})*+yes(?![^\W_])", re.IGNORECASE)
 
 
 def _kept(inputs: Inputs, arguments: Arguments) -> list[str] | None:
@@ -58,8 +60,8 @@ def _asking(inputs: Inputs, arguments: Arguments) -> Iterator[Asking]:
 
 
 def begins_with_yes(answer: str) -> bool:
-    """Tell whether an answer begins with the word yes, whatever its case and the signs before it."""
-    return YES.match(answer) is not None
+    """Tell whether an answer begins with the word yes, in any case and width; signs, tags and "1. Answer:" may precede it."""
+    return YES.match(unicodedata.normalize("NFKC", answer)) is not None
 
 
 def first_number(answer: str) -> float:

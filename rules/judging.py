@@ -78,7 +78,7 @@ def _asking_verdicts(inputs: Inputs, arguments: Arguments) -> Iterator[Asking]:
     yield _deciding(arguments).asking(inputs["rows"])
 
 
-@step(version="1", columns=_compared, asks=_asking_pairs)
+@step(version="2", columns=_compared, asks=_asking_pairs)
 def judge_pairs(rows: StoredRows, *, llm: LLM, question: str | None = "question", a: str = "a", b: str = "b",
                 criteria: str = CRITERIA, prompt: Prompt = "judge_pairs.j2", system: Prompt | None = None,
                 variables: Mapping[str, Any] | None = None, column: str = "winner", reason: bool = False, ties: bool = True,

@@ -1,13 +1,16 @@
 """Pipelines: functions that declare several rules under a folder, and return the last one's target."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from ddmake.ddfile.check import checked
+from ddmake.ddfile.recipe import Recipe
 from ddmake.ddfile.registry import here
 from ddmake.ddfile.specs import LLM
 from ddmake.ddfile.target import Target
 from ddmake.errors import DdfileError
+from ddmake.rules.columns import Columns, need
 from ddmake.rules.data import zipped
 from ddmake.rules.feedback import binarize, rate_together
 from ddmake.rules.prompting import transform
@@ -45,7 +48,8 @@ def ultrafeedback(folder: str, instructions: Any, *, llms: Mapping[str, LLM], ju
         if not name.isidentifier():
             raise DdfileError(f"{here()}: ultrafeedback: {name!r} becomes a column's name and a path: use letters, digits and _.")
     worded = {"prompt": f"{{{{ {question} }}}}" if prompt is None else prompt, "system": system}
-    answers = {name: transform(f"{folder}/answers/{name}", instructions, llm=one, column=name, **worded)
+    answering = _answering(question)
+    answers = {name: answering(f"{folder}/answers/{name}", instructions, llm=one, column=name, **worded)
                for name, one in llms.items()}
     together = zipped(f"{folder}/together", [instructions, *(answer.select(name) for name, answer in answers.items())])
     shown = {} if rating is None else {"prompt": rating}
@@ -57,3 +61,12 @@ def ultrafeedback(folder: str, instructions: Any, *, llms: Mapping[str, LLM], ju
              for aspect, rated in ratings.items()]
     rated = zipped(f"{folder}/rated", [together, *added])
     return binarize(f"{folder}/pairs", rated, answers=list(llms), aspects=list(aspects), rest=rest, seed=seed)
+
+
+def _answering(question: str) -> Recipe:
+    """Return `transform`, which here says by which argument the column is named that it misses."""
+    def told(inputs: dict[str, Any], arguments: dict[str, Any]) -> Columns:
+        need(inputs["rows"], question, "of instructions (question= names another)")
+        return transform.columns(inputs, arguments)
+
+    return replace(transform, columns=told)

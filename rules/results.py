@@ -13,6 +13,7 @@ from ddmake.backends.models import read_json
 from ddmake.ddfile.inputs import MODEL, Rows
 from ddmake.errors import DdfileError, DdmakeError
 from ddmake.rules.columns import Columns, free, need
+from ddmake.rules.scoring import stored
 from ddmake.rules.varied import RECORD
 
 Inputs, Arguments = Mapping[str, Any], Mapping[str, Any]
@@ -44,9 +45,9 @@ def _united(inputs: Inputs, arguments: Arguments) -> Columns:
     return [*by, *(key for column in mean for key in (column, f"{column}_sd")), "n"] if by else known
 
 
-@step(version="1", columns=_united)
+@step(version="2", columns=_united)
 def table(results: Any, *, name: str = "name", by: str | Sequence[str] | None = None,
-          mean: str | Sequence[str] | None = None) -> Iterator[Row]:
+          mean: str | Sequence[str] | None = None) -> Any:
     """Collect results in one table: all rows, one after another, with all columns; what a row lacks is null.
 
     Results of a dict are told apart by a column `name` of its keys. With `by` and `mean`, rows that are alike in the columns `by`
@@ -56,7 +57,10 @@ def table(results: Any, *, name: str = "name", by: str | Sequence[str] | None = 
     """
     found = list(_all(results, name))
     keys = dict.fromkeys(key for row in found for key in row)
-    yield from _means(found, _names(by), _names(mean)) if by else ({key: row.get(key) for key in keys} for row in found)
+    if not by:
+        return ({key: row.get(key) for key in keys} for row in found)
+    means = list(_means(found, _names(by), _names(mean)))
+    return stored(means, [f"{column}{end}" for column in _names(mean) for end in ("", "_sd")])
 
 
 def _all(results: Any, name: str) -> Iterator[Row]:

@@ -3,12 +3,15 @@
 A mean adds (its number, 1) a row and divides the sums; BLEU adds counts of n-grams, perplexity log-probabilities and tokens.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import fsum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ddmake.errors import DdfileError
+
+if TYPE_CHECKING:
+    from ddmake.artifacts.rows import Batches
 
 DRAWS = 1000  # resamples that an interval is read off
 
@@ -67,6 +70,18 @@ def columns(name: str, score: Callable[[Sequence[float]], float | None], parts: 
     """Return a score under its name, and, where a share is given, the interval beside it."""
     found = {name: total(score, parts)}
     return found if share is None else found | dict(zip((f"{name}_low", f"{name}_high"), interval(score, parts, share, seed)))
+
+
+def stored(rows: Sequence[Mapping[str, Any]], scores: Iterable[str]) -> "Batches":
+    """Return rows as they are to be stored: scores are numbers, also where all are null."""
+    import pyarrow as pa
+
+    from ddmake.artifacts.rows import Batches, array
+
+    columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
+    arrays = {name: array(name, values, 0) for name, values in columns.items()}
+    arrays |= {name: arrays[name].cast(pa.float64()) for name in scores if name in arrays and pa.types.is_null(arrays[name].type)}
+    return Batches([pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays))] if rows else [])
 
 
 def check_share(share: float | None) -> None:

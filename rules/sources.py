@@ -53,13 +53,13 @@ def jsonl(file: Paths) -> Iterator[dict[str, Any]]:
                              for one in found)
 
 
-@step(version="1")
+@step(version="2")
 def json(file: Paths, *, field: str | None = None) -> Iterator[dict[str, Any]]:
     """Read rows from a JSON file, or from several, that hold a list of objects, or hold one at a field: `data.items`."""
     yield from reading.alike((one, reading.items(one, field)) for one in reading.files(file, "json"))
 
 
-@step(version="1", columns=_header)
+@step(version="2", columns=_header)
 def csv(file: Paths, *, delimiter: str = ",", quote: str | None = '"', header: Sequence[str] | None = None) -> "Batches":
     """Read rows from a CSV file in UTF-8, or from several with the same columns.
 

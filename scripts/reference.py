@@ -5,6 +5,7 @@ rules/parameters.toml or in the docstring, that of a field of llm() or of a rule
 asked of the recipe itself: a rule of it is declared, and its inputs get the columns that it says are missing.
 """
 
+import argparse
 import ast
 import inspect
 import re
@@ -69,11 +70,12 @@ NAME = re.compile(r"\b[A-Z]\w*\b")
 MISSING = re.compile(r"(?:there is no column|reads) '([^']+)'")
 WORDS = {"LLM": "llm", "Embedder": "embedder", "Lora": "lora", "Model": "model", "Prompt": "prompt", "Schema": "schema",
          "Parse": "function", "Sequence": "list", "Collection": "list", "Mapping": "dict", "DatasetName": "str",
-         "Written": "dict", "Free": "int"}  # types in the words of the page
+         "Written": "dict", "Free": "int", "Given": "dict | list"}  # types in the words of the page
 
 
 def main() -> None:
     """Write the page."""
+    argparse.ArgumentParser(description=(__doc__ or "").partition(" Run as")[0]).parse_args()
     OUT.write_text(page(), encoding="utf-8")
     print(f"{OUT.name}: {len(rules.__all__)} recipes")
 

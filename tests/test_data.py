@@ -19,17 +19,18 @@ ROWS = 'r = jsonl("r", "in.jsonl")\n'
 LATE = {  # a consumer of rows that aren't there when it is planned, and what is told when it starts
     'transform("o", r, llm=llm("echo"), prompt="{{ txt }}")': "o: Ddfile:4: the prompt reads 'txt'. There are: text, n. Did you mean 'text'?",
     'transform("o", r.rename(text="t"), llm=llm("echo"), prompt="{{ text }}")': "o: Ddfile:4: the prompt reads 'text'. There are: t, n.",
-    'split("o", r, stratify="m")': "o/train: Ddfile:4: o/train: there is no column 'm' to stratify by. There are: text, n.",
-    'concat("o", [r, r.remove("n")])': "o: Ddfile:4: o: there is no column 'n' in part 1, as in 0. There are: text.",
-    'concat("o", {"a": r.select("n"), "b": r})': "o: Ddfile:4: o: there is no column 'text' in part 'a', as in 'b'. There are: n.",
-    'concat("o", [r], source="text")': "o: Ddfile:4: o: concat adds a column 'text', and there is one already: .rename() it.",
-    'zipped("o", [r, r])': "o: Ddfile:4: o: zipped adds a column 'text', and there is one already: .rename() it.",
+    'split("o", r, stratify="m")': "o/train: Ddfile:4: there is no column 'm' to stratify by. There are: text, n.",
+    'concat("o", [r, r.remove("n")])': "o: Ddfile:4: there is no column 'n' in part 1, as in 0. There are: text.",
+    'concat("o", {"a": r.select("n"), "b": r})': "o: Ddfile:4: there is no column 'text' in part 'a', as in 'b'. There are: n.",
+    'concat("o", [r], source="text")': "o: Ddfile:4: concat adds a column 'text', and there is one already: .rename() it.",
+    'zipped("o", [r, r])': "o: Ddfile:4: zipped adds a column 'text', and there is one already: .rename() it.",
     'copy("o", r.select("txt"))': "o: Ddfile:4: .select(): r has no column 'txt'. It has: text, n. Did you mean 'text'?",
     'copy("o", r.remove("txt"))': "o: Ddfile:4: .remove(): r has no column 'txt'. It has: text, n. Did you mean 'text'?",
     'copy("o", r.sort("txt"))': "o: Ddfile:4: .sort(): r has no column 'txt'. It has: text, n. Did you mean 'text'?",
     'copy("o", r.explode("txt"))': "o: Ddfile:4: .explode(): r has no column 'txt'. It has: text, n. Did you mean 'text'?",
     'copy("o", r.rename(n="text"))': "o: Ddfile:4: .rename(): r would have two columns 'text'.",
     'copy("o", r.select("n", "n"))': "o: Ddfile:4: .select(): r: a column is named twice: n, n.",
+    'copy("o", r.remove("n", "text"))': "o: Ddfile:4: .remove(): it leaves no column of r. Keep one at least; r has: text, n.",
 }
 STARTED = {  # what can be told only then
     'copy("o", r.map(lambda row: {"m": 1}).select("mm"))': "o: Ddfile:4: .select(): r has no column 'mm'. It has: text, n, m.",
@@ -70,7 +71,14 @@ def test_columns_are_checked_when_a_job_starts(late, call):
 
 @pytest.mark.parametrize("call", LATE)
 def test_the_sentence_is_that_of_the_plan(late, call):
-    assert late[0][call].partition(": ")[2] == late[1][call].strip()
+    target, _, told = late[0][call].partition(": ")
+    assert told == late[1][call].strip().replace(f" {target}: ", " ", 1), "a job's sentence begins with its target already"
+
+
+def test_a_view_keeps_a_column_at_least(project):
+    result = project.ddfile(ROWS + 'copy("o", r.select())').run("-n")
+    assert (result.code, result.output.strip()) == (2, "Ddfile:4: .select() keeps the columns that it names, and names none. "
+                                                       "Name one at least.")
 
 
 VIEWS = {  # a view of x = 0..5, y = "a" or null, l = x % 3 values: what it leaves
@@ -187,9 +195,10 @@ SPLITS = {
     'split("o", r, validation=0.5, test=0.5)': "Ddfile:3: split: validation and test take 1 of the rows; nothing is left to train on.",
     'split("o", r, validation=1.0)': "Ddfile:3: split: validation is a share of the rows, below 1, or a whole number of them, not 1.0.",
     'split("o", r, validation=-1)': "not -1.", 'split("o", r, group="x", stratify="x")': "split: give either stratify= or group=",
-    'split("o", r, validation=3)': "split: 3 rows are too few for train, validation",
+    'split("o", r, validation=3)': "split: 3 rows are too few for train, validation, each of which needs one or more. Give it more rows",
+    'split("o", r.take(1))': "split: 1 row is too few for train, validation, each",
     'split("o", r, validation=2, stratify="x")': "3 rows of 3 classes are too few for validation to have 2",
-    'split("o", r, validation=1, group="same")': "1 groups are too few for 2 parts",
+    'split("o", r, validation=1, group="same")': "1 group is too few for 2 parts. Group by another column",
     'split("o", r, validation=1, group="l")': "column 'l' holds list",
     'zipped("o", [r, r.rename(x="y", same="z", l="m").take(2)])': "zipped: part 1 has 2 rows, and 0 has 3.",
     'concat("o", [r.select("x"), r.select("same").rename(same="x")])': "concat: part 1 doesn't agree with part 0",

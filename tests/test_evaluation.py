@@ -141,7 +141,7 @@ def test_a_column_that_is_missing_at_a_jobs_start_is_that_jobs_failure(project):
         evaluate("b", {"m": llm("echo")}, told, prompt="{{ said }}", reference="said", metrics=["exact_match"])
     """)
     result = project.run("-k", "-j", "1")
-    assert result.code == 1 and "a: Ddfile:5: a: there is no column 'meant' to compare with. There are: said." in " ".join(result.output.split())
+    assert result.code == 1 and "a: Ddfile:5: there is no column 'meant' to compare with. There are: said." in " ".join(result.output.split())
     assert project.rows("b")[0]["exact_match"] == 100.0
 
 

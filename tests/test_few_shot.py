@@ -87,7 +87,7 @@ def test_the_nearest_examples_are_shown_the_nearest_last(project, letters):  # n
     rule = f'llm=llm("echo"), embedder=embedder("openai/letters", base_url={letters.url!r}, price=1.0), prompt={SHOWN!r}'
     ddfile(project, rows, examples, rule + ", k=2")
     assert " ".join(project.run("-n").output.split()).count("make out ? ? ") == 1 and letters.counts()["requests"] == 0
-    assert "which examples are nearest isn't known before it runs" in project.run("preview", "out").output
+    assert "which examples are nearest isn't known before it runs. Make it of a few rows to see some: give it a view of them, .take(3)." in project.run("preview", "out").output
     project.make()
     assert [row["answer"] for row in project.rows("out")] == [
         "aab>AAB aaa>AAA | aa", "ccc>CCC bbb>BBB | cb", "aaa>AAA bbb>BBB | None", "aaa>AAA bbb>BBB |  "]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ddmake.rules.filtering import first_number
+from ddmake.rules.filtering import begins_with_yes, first_number
 
 ROWS = """
     @step("rows")
@@ -15,6 +15,17 @@ ROWS = """
 def texts(project, given, rule, target="out"):
     project.ddfile(ROWS.format(texts=given, rule=rule)).make()
     return [row["text"] for row in project.rows(target)]
+
+
+SAYS = {"Yes": True, "Ｙｅｓ。": True, "1. Yes": True, "2) yes": True, "(1) yes": True, "Answer: yes": True, "**Answer:** Yes": True,
+        "__Final answer__: yes": True, "A: yes": True, "<answer>Yes</answer>": True, "<b>1. Answer：yes": True, "<yes>": True,
+        "__yes__": True, "yes_": True, "": False, "No": False, "1. No": False, "1.5 yes": False, "Answer: no, yes": False,
+        "a yes": False, "yesterday": False, "<answer>no</answer>": False, "<>" * 5000 + "no": False, "is yes": False}
+
+
+@pytest.mark.parametrize("answer", SAYS)
+def test_what_begins_with_yes(answer):
+    assert begins_with_yes(answer) == SAYS[answer]
 
 
 KEPT = ["Yes.", "no", "YES, I'd say so", '"yes"', "**Yes**", "yesterday", "not yes", "", "Oui"]

@@ -78,6 +78,7 @@ def test_keep_going_makes_what_does_not_depend_on_a_failure(project):
     ("pass", "it returned nothing"),
     ("yield 3", "row 0 is of type int; a row is a dict of columns"),
     ("yield from [{'x': 1}, {'x': 'one'}]", "column 'x' from row 0 on can't be stored"),
+    ("return [{'n': [{'m': 1}]}, {'n': [{'m': 2**63}]}]", "column 'n' of row 1 holds a whole number beyond 64 bits. Make it a text, or a float"),
     ("return []", "it made no rows"),
     ("return [{}]", "row 0 is empty; a row is a dict of columns"),
     ("return [{1: 1}]", "row 0 has a column named 1, a int; a column's name is text"),
@@ -101,9 +102,11 @@ def test_what_a_recipe_must_not_give(project, body, told):
 
 
 @pytest.mark.parametrize("path, body, told", [
-    ("a.jsonl", "return [{'x': float('nan')}]", "a row can't be written as JSON"),
-    ("a.jsonl", "return [{'x': b'ab'}]", "bytes has no form in it"),
-    ("a.csv", "return [{'x': [1, 2]}]", "its rows can't be written"),
+    ("a.jsonl", "return [{'n': 1, 'x': float('nan')}]", "column 'x' can't be written as JSON"),
+    ("a.jsonl", "return [{'n': 1, 'x': b'ab'}]", "column 'x' can't be written as JSON: a value of type bytes has no form in it. Make it a text"),
+    ("a.json", "from decimal import Decimal; return [{'n': 1, 'x': [Decimal('1.5')]}]", "column 'x' can't be written as JSON: a value of type Decimal"),
+    ("a.csv", "return [{'n': 1, 'x': [1, 2]}]", "column 'x' holds list<item: int64>, which has no form in CSV. Make it a text, or write .jsonl"),
+    ("a.csv", "return [{'n': 1, 'x': b'ab'}]", "column 'x' holds binary, which has no form in CSV"),
 ])
 def test_what_a_file_can_not_hold(project, path, body, told):
     result = project.ddfile(f"@step('{path}')\ndef a():\n    {body}\n").run()

@@ -107,6 +107,21 @@ MISTAKES = {
                                     "LOCK can't be hashed soundly"),
     "target read as a global": (ROWS + "@step('b')\ndef b():\n    yield {'x': repr(a)}", [], "reads the target <target data/a> from outside"),
     "package that isn't there": ("@step('a', packages=['nonesuch'])\ndef a():\n    yield {}", [], "packages names 'nonesuch', which isn't installed."),
+    "columns= that is no function": ("@step(columns={'x': str})\ndef a():\n    yield {}", [],
+                                     "Ddfile:3: @step's columns takes a function of (inputs, arguments), not {'x': <class 'str'>}."),
+    "columns= that takes other arguments": ("@step(columns=lambda inputs: None)\ndef a():\n    yield {}\na('b')", ["-n"],
+                                            "Ddfile:6: b: columns= of the recipe a failed: TypeError: <lambda>() takes 1 positional"),
+    "columns= that fails": ("def told(inputs, arguments):\n    return arguments['y']\n@step(columns=told)\ndef a():\n    yield {}\na('b')", ["-n"],
+                            "Ddfile:8: b: columns= of the recipe a failed (Ddfile:4): KeyError: 'y'"),
+    "columns= that returns something else": ("@step('b', columns=lambda inputs, arguments: {'x': 'int64'})\ndef a():\n    yield {}", ["-n"],
+                                             "Ddfile:3: b: columns= of the recipe a returned {'x': 'int64'}. Return a list"),
+    "models in a list": ("evaluate('b', ['tiny'], 'in', prompt='x', reference='x')", ["-n"],
+                         "Ddfile:3: b: evaluate: give a dict of names to models, and at least one"),
+    "llms in a list": ("ultrafeedback('u', 'in', llms=[llm('echo'), llm('tiny')], judge=llm('echo'))", [],
+                       'Ddfile:3: ultrafeedback\'s llms takes a dict of names to LLM, not a list. Give each a name: {"a": …, "b": …}.\n'),
+    "instructions of another name": (
+        "r = generate('r', llm=llm('echo'), prompt='x', n=1)\nultrafeedback('u', r, llms={'a': llm('echo'), 'b': llm('tiny')}, judge=llm('echo'))", ["-n"],
+        "u/answers/a: there is no column 'instruction' of instructions (question= names another). There are: text."),
     "call outside of a Ddfile": ("from ddmake.ddfile.registry import loading\nloading.set(None)\nconfig(n=1)", [], "config() belongs in a Ddfile."),
 }
 

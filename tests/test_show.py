@@ -57,6 +57,20 @@ def test_more_columns_than_the_screen_holds_are_counted(project, monkeypatch):
     assert "26 more columns (--row 0)" in output
 
 
+def test_no_rows_have_columns_all_the_same(project):
+    project.ddfile("""
+        @step("some")
+        def some():
+            return [{"id": 1, "text": "x"}]
+        @step("left", some.filter(lambda row: False))
+        def left(some):
+            return some
+    """).make("left")
+    assert [line.split() for line in project.make("show", "left").output.splitlines()[2:]] == [["id", "text"], ["int64", "string"]]
+    assert json.loads(project.make("show", "left", "--json").output)["columns"] == {"id": "int64", "text": "string"}
+    assert project.run("show", "left", "--row", "0").output == "left has no row 0; it has 0 rows.\n"
+
+
 FILES = """
     @step("{output}")
     def made(output):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 FEW = 100_000  # rows up to which it isn't worth while to import pandas, as pyarrow does, for a column of texts
 BATCH = 1000  # rows held in memory at once
+BYTES = (pa.binary(), pa.large_binary())
 
 Store = Callable[[Iterable[pa.RecordBatch], pa.Schema, Path], None]  # writes batches of one schema at a path
 
@@ -180,8 +181,23 @@ def array(name: str, values: list[Any], first: int) -> pa.Array:
         raise RecipeFailed(f"column {name!r} from row {first} on mixes dates with dates and times; one would lose its time")
     try:
         return pa.array(plain, from_pandas=False)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
+    except OverflowError:
+        raise _beyond(name, values, first) from None
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
         raise RecipeFailed(f"column {name!r} from row {first} on can't be stored: {error}") from None
+
+
+def _beyond(name: str, values: list[Any], first: int) -> RecipeFailed:
+    """Return what is told of a column with a whole number that can't be stored."""
+    row = first + next((number for number, value in enumerate(values) if _too_large(value)), 0)
+    return RecipeFailed(f"column {name!r} of row {row} holds a whole number beyond 64 bits. Make it a text, or a float")
+
+
+def _too_large(value: Any) -> bool:
+    """Tell whether a value is, or holds, a whole number that 64 bits don't."""
+    if isinstance(value, (dict, list, tuple)):
+        return any(map(_too_large, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, int) and not -2**63 <= value < 2**63
 
 
 def _texts(values: list[Any], first: int) -> pa.Array | None:
@@ -209,7 +225,9 @@ def typed(name: str, values: list[Any], kind: Kind, first: int) -> pa.Array:
         return pa.array(stored, _arrow(kind))
     except UnicodeEncodeError:  # half of a character, as a model may write one in JSON's escapes
         return pa.array([_mended(value) for value in stored], _arrow(kind))
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+    except OverflowError:
+        raise _beyond(name, values, first) from None
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise RecipeFailed(f"column {name!r} from row {first} on can't be stored: {error}") from None
 
 
@@ -303,7 +321,18 @@ def _json(row: dict[str, Any]) -> str:
     try:
         return json.dumps(row, ensure_ascii=False, allow_nan=False, default=_written)
     except (ValueError, TypeError) as error:
-        raise RecipeFailed(f"a row can't be written as JSON: {error}") from None
+        name = next((name for name, value in row.items() if not _fits(value)), "")
+        raise RecipeFailed(f"column {name!r} can't be written as JSON: {error}. Make it a text or a number, or write .parquet "
+                           "or a dataset") from None
+
+
+def _fits(value: Any) -> bool:
+    """Tell whether a value can be written as JSON."""
+    try:
+        json.dumps(value, allow_nan=False, default=_written)
+    except (ValueError, TypeError):
+        return False
+    return True
 
 
 def _json_list(batches: Iterable[pa.RecordBatch], schema: pa.Schema, to: Path) -> None:
@@ -321,12 +350,16 @@ def _written(value: Any) -> str:
     """Return a date or time as JSON has it: text in ISO 8601."""
     if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
-    raise TypeError(f"{type(value).__name__} has no form in it")
+    raise TypeError(f"a value of type {type(value).__name__} has no form in it")
 
 
 def _csv(batches: Iterable[pa.RecordBatch], schema: pa.Schema, to: Path) -> None:
     import pyarrow.csv
 
+    odd = next((column for column in schema if pa.types.is_nested(column.type) or column.type in BYTES), None)
+    if odd is not None:
+        raise RecipeFailed(f"column {odd.name!r} holds {odd.type}, which has no form in CSV. Make it a text, or write .jsonl, "
+                           ".parquet or a dataset")
     with pyarrow.csv.CSVWriter(str(to), schema) as writer:
         for batch in batches:
             writer.write_batch(batch)

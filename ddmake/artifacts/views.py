@@ -1,6 +1,7 @@
 """Views: what their steps leave of columns and read of them; and the steps themselves, carried out on an opened dataset."""
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -46,6 +47,8 @@ def check_step(columns: list[str] | None, step: Step, path: str) -> None:
                               f"{did_you_mean(str(name), columns)}")
     if verb == "select" and len(set(args)) < len(args):
         raise DdfileError(f".select(): {path}: a column is named twice: {', '.join(args)}.")
+    if verb == "remove" and set(columns) <= set(args):
+        raise DdfileError(f".remove(): it leaves no column of {path}. Keep one at least; {path} has: {', '.join(columns)}.")
     if verb == "rename":
         after = [args[0].get(name, name) for name in columns]
         twice = next((name for name in after if after.count(name) > 1), None)
@@ -107,11 +110,27 @@ def apply(rows: "Dataset", steps: Steps, path: str, file: Callable[[], Path]) ->
 
     Raises DdfileError for a column that isn't there.
     """
-    for step in steps:
-        check_step(rows.column_names, step, path)
-        verb, args = step
-        rows = _WRITTEN[verb](rows, file(), *args) if verb in _WRITTEN else _PICKED[verb](rows, *args)
+    with _without_bars():
+        for step in steps:
+            check_step(rows.column_names, step, path)
+            verb, args = step
+            rows = _WRITTEN[verb](rows, file(), *args) if verb in _WRITTEN else _PICKED[verb](rows, *args)
     return rows
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keep the progress bars of `datasets` back: they would stand in logs and in what commands print."""
+    import datasets
+
+    if datasets.are_progress_bars_disabled():
+        yield
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()
 
 
 def _explode(rows: "Dataset", file: Path, column: str) -> "Dataset":

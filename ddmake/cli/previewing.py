@@ -86,7 +86,8 @@ def _ask(flow: Workflow, store: Store, rule: Rule, epoch: int, most: int) -> tup
     except DdmakeError:
         raise
     except NotYet as error:
-        raise DdfileError(f"{rule.place}: {rule.label}: {error}") from None
+        remedy = "Make it of a few rows to see some: give it a view of them, .take(3)."
+        raise DdfileError(f"{rule.place}: {rule.label}: {error} {remedy}") from None
     except Exception as error:  # of the user's own functions
         raise RecipeFailed(f"{rule.place}: {rule.label}: {type(error).__name__}: {error}") from error
     finally:

@@ -186,11 +186,17 @@ def _made(done: Done) -> list[tuple[str, str]]:
     """Return a line for each output of a rule that was made: (path, what is to be said)."""
     lines = []
     for number, (name, out) in enumerate(done.trace.outputs.items() if done.trace else ()):
-        facts = [rows(out["digest"]["rows"])] if "rows" in out["digest"] else []
+        facts = [_rows_of(out["digest"]["rows"], done)] if "rows" in out["digest"] else []
         if number == 0 and done.trace:
             facts += _facts(done.word, done.rule.label, done.trace.record) + ([f"{done.tries} tries"] if done.tries > 1 else [])
         lines.append((done.rule.outputs[name], "; ".join(facts)))
     return lines
+
+
+def _rows_of(number: int, done: Done) -> str:
+    """Return how many rows there are, and of how many they are left."""
+    of = done.trace.record.get("of_rows") if done.trace else None
+    return rows(number) if of is None or of < number else f"{number:,} of {rows(of)}"
 
 
 def _facts(word: str, path: str, record: Mapping[str, Any]) -> list[str]:

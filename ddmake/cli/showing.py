@@ -117,8 +117,9 @@ def _rows(lying: Lying, found: Any, wanted: Wanted) -> list[str]:
     """Return the lines on a table: its first rows, or one of them in full."""
     start, most = (0, wanted.most) if wanted.row is None else (wanted.row, 1)
     rows = list(found.rows(start, most))
-    if not rows:
-        raise DdfileError(f"{lying.path} has no row {start}; it has {count(found.count, 'rows')}, the first is 0.")
+    if not rows and wanted.row is not None:
+        raise DdfileError(f"{lying.path} has no row {start}; it has {count(found.count, 'rows')}"
+                          f"{', the first is 0' if found.count else ''}.")
     if wanted.as_json:
         shown = [{"number": number, "row": row} for number, row in enumerate(rows, start)]
         return [_json({**_facts(lying, "rows"), "rows": found.count, "columns": found.columns, "shown": shown})]
@@ -255,7 +256,7 @@ def _config(file: Path) -> dict[str, Any]:
 
 
 def _sizes(place: Path) -> dict[str, int]:
-    names = [""] if place.is_file() else walk(str(place))
+    names = [""] if place.is_file() else walk(str(place), follow=True)
     return {name or place.name: (place / name).stat().st_size for name in names}
 
 

@@ -11,6 +11,7 @@ from ddmake.errors import DdfileError, did_you_mean
 
 P = ParamSpec("P")
 T = TypeVar("T")
+LONG = 200  # characters of a value that are shown
 
 
 signature_of = functools.cache(inspect.signature)
@@ -50,7 +51,11 @@ def check_type(what: str, value: Any, annotation: Any) -> None:
     if type(value) is not annotation and not fits(value, annotation):
         spec = {"LLM": "llm", "Embedder": "embedder"}.get(getattr(annotation, "__name__", ""))
         hint = f" Write {spec}({value!r})." if spec and isinstance(value, str) else ""
-        raise DdfileError(f"{here()}: {what} takes {describe(annotation)}, not {value!r} ({type(value).__name__}).{hint}")
+        if get_origin(annotation) in (dict, Mapping) and isinstance(value, (list, tuple)):
+            hint = ' Give each a name: {"a": …, "b": …}.'
+        shown = repr(value)
+        given = f"{shown} ({type(value).__name__})" if len(shown) <= LONG else f"a {type(value).__name__}"
+        raise DdfileError(f"{here()}: {what} takes {describe(annotation)}, not {given}.{hint}")
 
 
 def fits(value: Any, annotation: Any) -> bool:
@@ -89,4 +94,6 @@ def describe(annotation: Any) -> str:
         return "None"
     if origin in (list, Sequence):
         return f"a list of {describe(args[0])}" if args else "a list"
+    if origin in (dict, Mapping):
+        return "a dict" if args[1] is Any else f"a dict of names to {describe(args[1])}"
     return getattr(annotation, "__name__", str(annotation))

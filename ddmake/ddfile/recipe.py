@@ -1,7 +1,7 @@
 """Recipes: `step` and `train` make one of a function; with outputs they make a rule of it at once."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -16,6 +16,8 @@ from ddmake.errors import DdfileError
 
 Columns = Callable[[dict[str, Any], dict[str, Any]], list[str] | None]
 Asks = Callable[[dict[str, Any], dict[str, Any]], Iterable[Any]]
+
+HOOKS = ("names", "columns", "asks")  # what `step` takes that is no rule option
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def _decorator(kind: Literal["step", "train"], given: tuple[Any, ...], keywords:
     inputs = given[1:] or _as_inputs(keywords.pop("inputs", ()))
     if outputs is None:
         return lambda function: _recipe(function, kind, keywords)
-    return lambda function: Recipe(function, kind)(outputs, *inputs, **keywords)
+    return lambda function: _on_the_spot(function, kind, keywords)(outputs, *inputs, **keywords)
 
 
 def _as_inputs(given: Any) -> tuple[Any, ...]:
@@ -92,11 +94,25 @@ def _as_inputs(given: Any) -> tuple[Any, ...]:
 
 def _recipe(function: Callable[..., Any], kind: Literal["step", "train"], keywords: dict[str, Any]) -> Recipe:
     """Return a recipe with options of its own."""
-    names, columns, asks = (keywords.pop(name, None) for name in ("names", "columns", "asks"))
+    hooks = _hooks(kind, keywords)
     options, rest = binding.split_options(keywords)
     for unknown in rest:
         raise DdfileError(f"{here()}: @{kind} has no option {unknown!r}; arguments go to a rule, which has outputs.")
-    return replace(Recipe(function, kind), options=options, names=names, columns=columns, asks=asks)
+    return replace(Recipe(function, kind), options=options, **hooks)
+
+
+def _on_the_spot(function: Callable[..., Any], kind: Literal["step", "train"], keywords: dict[str, Any]) -> Recipe:
+    """Return the recipe of one rule; what goes to parameters of its own stays among the keywords."""
+    return replace(Recipe(function, kind), **_hooks(kind, keywords, inspect.signature(function).parameters))
+
+
+def _hooks(kind: str, keywords: dict[str, Any], own: Container[str] = ()) -> dict[str, Any]:
+    """Take out of keywords what a recipe is asked before it runs. Raises DdfileError for what can't be called."""
+    hooks = {name: keywords.pop(name) for name in HOOKS if name in keywords and name not in own}
+    for name in ("columns", "asks"):
+        if hooks.get(name) is not None and not callable(hooks[name]):
+            raise DdfileError(f"{here()}: @{kind}'s {name} takes a function of (inputs, arguments), not {hooks[name]!r}.")
+    return hooks
 
 
 def step(*given: Any, **keywords: Any) -> Any:

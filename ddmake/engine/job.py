@@ -142,13 +142,14 @@ def _make(flow: Workflow, files: Hashes, store: Store, rule: Rule, order: Order,
     started, process = time.time(), os.getpid()
     way = Way(Manner(verdict.epoch, order.retry), order.caller, folder / FAILED, folder)
     with _half_goes(folder, scratch):
-        usage = _run(flow, store, rule, scratch, folder / "checkpoints", way, tell)
+        usage, seen = _run(flow, store, rule, scratch, folder / "checkpoints", way, tell)
         if os.getpid() != process:
             os._exit(0)  # a recipe forked, and this is its child: what it made is its parent's to commit
         outputs = commit.keep(store, scratch, rule)
     if _changed(flow, files, store, rule, planner):
         _check_again(reload, store, rule, str(verdict.key))
-    record = {**record_of(flow, rule, planner, verdict, started, usage), "metrics": _metrics(rule, scratch)}
+    record = record_of(flow, rule, planner, verdict, started, usage)
+    record |= {"metrics": _metrics(rule, scratch), **_left(seen, outputs)}
     texts, fingerprint = planner.reader.texts(verdict.ingredients or {}), _fingerprint(flow, rule, planner, verdict)
     lost = failed.rows(folder / FAILED)
     trace = commit.commit(store, rule, verdict, _base(planner, verdict), fingerprint, outputs, record, texts, scratch, lost)
@@ -173,8 +174,8 @@ def _half_goes(folder: Path, scratch: dict[str, Path]) -> Iterator[None]:
 
 
 def _run(flow: Workflow, store: Store, rule: Rule, scratch: dict[str, Path], checkpoints: Path, way: Way,
-         tell: Tell) -> dict[str, Any]:
-    """Run the recipe on its opened inputs, and return what its llms were asked."""
+         tell: Tell) -> tuple[dict[str, Any], Any]:
+    """Run the recipe on its opened inputs, and return what its llms were asked, and its dataset where it is given just one."""
     opener = Opener(flow, store, rule, tell, way)
     given = dict(zip(GIVEN, (None, checkpoints, tell)))
     if "checkpoints" in rule.recipe.signature.parameters:
@@ -185,8 +186,17 @@ def _run(flow: Workflow, store: Store, rule: Rule, scratch: dict[str, Path], che
         recipes.run(rule, opened, given, scratch)
     finally:
         opener.close()
-    return {name: {**asdict(used), "models": sorted(used.models), **opener.remarks.get(name, {})}
-            for name, used in opener.usage.items()}
+    usage = {name: {**asdict(used), "models": sorted(used.models), **opener.remarks.get(name, {})}
+             for name, used in opener.usage.items()}
+    given = [opened[name] for name in rule.inputs if hasattr(opened[name], "column_names") and hasattr(opened[name], "__len__")]
+    return usage, given[0] if len(given) == 1 else None
+
+
+def _left(seen: Any, outputs: Mapping[str, Any]) -> dict[str, int]:
+    """Return of how many rows a dataset was made that has fewer, and all the columns that these had: so many were left out."""
+    made = outputs[""]["digest"] if "" in outputs else {}
+    fewer = seen is not None and "rows" in made and made["rows"] < len(seen) and set(seen.column_names) <= set(made["columns"])
+    return {"of_rows": len(seen)} if fewer else {}
 
 
 def _metrics(rule: Rule, outputs: dict[str, Path]) -> dict[str, Any]:

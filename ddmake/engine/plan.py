@@ -30,7 +30,7 @@ from ddmake.engine.schema import Columns, columns_of
 from ddmake.engine.verdicts import NOTHING_MORE, Edited, Plan, Verdict, Wishes, Word
 from ddmake.errors import DdfileError, DdmakeError, did_you_mean
 from ddmake.store import Store, failed
-from ddmake.store.files import Manifest
+from ddmake.store.files import Manifest, Unfit
 from ddmake.store.traces import Trace
 
 LOOKED_AT = 1000  # names among which one is sought that may have been meant
@@ -253,7 +253,11 @@ class Planner:
 
     def _source_held(self, source: Source) -> Held | None:
         if source.target is None:
-            return None if self._source_digest(source.path) is not None else (0, f"for {source.path}{self._near(source.path)}")
+            try:
+                found = self._source_digest(source.path)
+            except Unfit as error:
+                return 0, str(error)
+            return None if found is not None else (0, f"for {source.path}{self._near(source.path)}")
         verdict = self.verdicts[source.target.rule]
         word = "maybe" if verdict.word in ("make", "adopt") else verdict.word
         return (HOLDING.index(word) + 1, f"behind {source.path}") if word in HOLDING else None
@@ -382,9 +386,11 @@ def digest_by(store: Store, place: Path, manifest: Manifest) -> Digest:
 def _refuse_waiting(verdicts: list[Verdict], wanted: list[Rule]) -> None:
     """Raise DdfileError where a target that was named waits for a source."""
     named = set(wanted)
-    first = next((v for v in verdicts if v.word == "waiting" and v.reason.startswith("for ")), None)
+    first = next((v for v in verdicts if v.word == "waiting" and not v.reason.startswith("behind ")), None)
     for verdict in verdicts:
         if verdict.word == "waiting" and verdict.rule in named and first is not None:
+            if not first.reason.startswith("for "):
+                raise DdfileError(f"{first.rule.place}: {verdict.rule.label} can't be made: {first.reason}")
             path, stop, near = first.reason.removeprefix("for ").partition(". Did ")
             place, target, near = first.rule.place, verdict.rule.label, stop[1:] + near
             raise DdfileError(f"{place}: {target} needs {path}, which isn't there and which no rule makes.{near}")

@@ -1,6 +1,8 @@
 """Which columns a target has, as far as it can be known before it is made."""
 
+import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ddmake.artifacts import views
@@ -8,6 +10,7 @@ from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.target import Source, View
 from ddmake.ddfile.workflow import Workflow
 from ddmake.errors import DdfileError, placed
+from ddmake.fingerprint.source import is_users
 
 Columns = list[str] | None
 Known = Callable[[str], Columns]  # the columns of what lies or will lie at a path
@@ -24,22 +27,39 @@ def columns_of(flow: Workflow, rule: Rule, known: Known) -> dict[str, Columns]:
             if isinstance(value, View):
                 _seen(value, known, rule)
         return {}
-    columns = _told(rule, {name: _columns(value, known, rule) for name, value in rule.inputs.items()})
+    inputs = {name: _columns(value, known, rule) for name, value in rule.inputs.items()}
+    columns = _told(rule, inputs, f"{rule.place}: {rule.label}")
     return {name: columns for name in rule.outputs}
 
 
 def check_opened(rule: Rule, opened: Mapping[str, Any]) -> None:
-    """Raise DdfileError as `columns_of` does, by the columns of what a job has opened: they may not have been known before."""
+    """Raise DdfileError as `columns_of` does, by the columns of what a job has opened: they may not have been known before.
+
+    The target is left to whoever tells how its job ended.
+    """
     if rule.recipe.columns is not None:
-        _told(rule, {name: _columns_there(opened[name]) for name in rule.inputs})
+        _told(rule, {name: _columns_there(opened[name]) for name in rule.inputs}, rule.place)
 
 
-def _told(rule: Rule, inputs: dict[str, Any]) -> Columns:
+def _told(rule: Rule, inputs: dict[str, Any], place: str) -> Columns:
     assert rule.recipe.columns is not None, "only a recipe that tells its columns is asked"
     try:
-        return rule.recipe.columns(inputs, rule.arguments)
+        told = rule.recipe.columns(inputs, rule.arguments)
     except DdfileError as error:
-        raise placed(f"{rule.place}: {rule.label}", error) from None
+        raise placed(place, error) from None
+    except Exception as error:  # of a function that a user wrote
+        raise _failed(rule, error, place) from error
+    if told is None or isinstance(told, (list, tuple)) and all(isinstance(name, str) for name in told):
+        return told
+    raise DdfileError(f"{place}: columns= of the recipe {rule.recipe.name} returned {told!r}. Return a list of the columns' "
+                      "names, or None where they aren't known.")
+
+
+def _failed(rule: Rule, error: Exception, place: str) -> DdfileError:
+    """Return how a recipe's `columns=` failed, with the user's innermost line."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_users(frame.filename)]
+    line = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return DdfileError(f"{place}: columns= of the recipe {rule.recipe.name} failed{line}: {type(error).__name__}: {error}")
 
 
 def _columns(value: Any, known: Known, rule: Rule) -> Any:

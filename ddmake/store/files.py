@@ -21,10 +21,20 @@ TICK_NS = 20_000_000  # file systems here keep times to a kernel tick, 4 to 10 m
 CACHE = re.compile(r"cache-[0-9a-f]+(_\d+_of_\d+)?\.arrow")  # what `datasets` leaves beside data that somebody maps over
 SELECT = "SELECT size, mtime_ns, ctime_ns, inode, noted_ns, sha FROM files"
 EVERY = "SELECT path, size, mtime_ns, ctime_ns, inode, noted_ns, sha FROM files"
+SPECIAL = "a pipe, a socket or a device, whose contents can't be hashed. Take it out of its folder."
+NOT_PLAIN = "a link or a special file, and an artifact holds plain files only. Write the contents there."
 MANY = 50  # files in a folder from which on their rows are read at once
 
 Manifest = dict[str, str]  # sha256 by path within an artifact; "" is the artifact itself, where it is a file
 Row = tuple  # size, mtime_ns, ctime_ns, inode, noted_ns, sha
+
+
+class Unfit(DdmakeError):
+    """Something in a folder has no contents that could be hashed."""
+
+    def __init__(self, path: str, told: str):
+        super().__init__(f"{path} is {told}")
+        self.path, self.told = path, told
 
 
 class Files:
@@ -52,9 +62,9 @@ class Files:
         return sha
 
     def manifest(self, artifact: str) -> Manifest | None:
-        """Return the hashes of an artifact's files, None where nothing is there.
+        """Return the hashes of an artifact's files, links followed; None where nothing is there.
 
-        Raises DdmakeError for links out of it and special files.
+        Raises Unfit for links that lead nowhere or have no end, and for special files.
         """
         try:
             return {"": self.sha(artifact)}
@@ -64,7 +74,11 @@ class Files:
             return None
 
     def _folder(self, folder: str) -> Manifest:
-        names, new = walk(self._place(folder)), list[tuple]()
+        new: list[tuple] = []
+        try:
+            names = walk(self._place(folder), follow=True)
+        except Unfit as error:
+            raise Unfit(error.path.removeprefix(self._root), error.told) from None
         if len(names) >= MANY:
             self._load_below(folder)
         found = {name: self._sha(f"{folder}/{name}", new) for name in names}
@@ -124,8 +138,11 @@ def manifest_of(artifact: Path) -> Manifest:
     return {name: hashes.of_file(f"{artifact}/{name}") for name in walk(str(artifact))}
 
 
-def walk(folder: str) -> list[str]:
-    """Return the files in a folder, as sorted paths from it."""
+def walk(folder: str, follow: bool = False, within: tuple[str, ...] = ()) -> list[str]:
+    """Return the files in a folder, as sorted paths from it. Raises Unfit for what is none.
+
+    Links are followed if that is asked for; `within` are the real folders that links have led through so far.
+    """
     names, waiting = [], [""]
     while waiting:
         inner = waiting.pop()
@@ -137,9 +154,23 @@ def walk(folder: str) -> list[str]:
                 elif entry.is_file(follow_symlinks=False):
                     if not entry.name.startswith("cache-") or not CACHE.fullmatch(entry.name):
                         names.append(name)
+                elif follow and entry.is_symlink():
+                    names.extend(_linked(entry.path, name, within))
                 else:
-                    raise DdmakeError(f"{entry.path}: an artifact holds plain files only, and this is a link or a special file.")
+                    raise Unfit(entry.path, SPECIAL if follow else NOT_PLAIN)
     return sorted(names)
+
+
+def _linked(link: str, name: str, within: tuple[str, ...]) -> list[str]:
+    """Return the files that a link leads to, by their paths through it."""
+    real, within = os.path.realpath(link), (*within, os.path.realpath(os.path.dirname(link)))
+    if os.path.isfile(real):
+        return [name]
+    if not os.path.isdir(real):
+        raise Unfit(link, f"a link to {os.readlink(link)}, where no file is. Mend it, or take it out of its folder.")
+    if any(os.path.join(folder, "").startswith(os.path.join(real, "")) for folder in within):
+        raise Unfit(link, f"a link to {os.readlink(link)}, a folder that it lies in. Take it out of there.")
+    return [f"{name}/{inner}" for inner in walk(link, True, within)]
 
 
 def _signs(found: os.stat_result) -> tuple[int, int, int, int]:
