@@ -96,7 +96,7 @@ BAD = {  # a source, and what is told of it
     'saved("o", "folder")': "folder is no dataset that save_to_disk has saved.",
 }
 PLANNED = {  # what is told before anything runs
-    'rows("o", values=[{"x": 1}, 2])': "Ddfile:3: rows's values takes a list of Mapping, not [{'x': 1}, 2]",
+    'rows("o", values=[{"x": 1}, 2])': "Ddfile:3: rows's values takes a list of dict, not [{'x': 1}, 2]",
     'rows("o", values=[{"x": 1}, {}])': "Ddfile:3: o: rows: row 1 is empty; a row is a dict of columns.",
     'rows("o", values=[])': "Ddfile:3: o: rows: values is empty",
     'csv("o", "a.csv", delimiter="||")': "Ddfile:3: o: csv: delimiter is one ASCII character, not '||'.",

@@ -93,7 +93,7 @@ def describe(annotation: Any) -> str:
     if annotation is type(None):
         return "None"
     if origin in (list, Sequence):
-        return f"a list of {describe(args[0])}" if args else "a list"
+        return f"a list of {describe(args[0]).removeprefix('a ')}" if args else "a list"
     if origin in (dict, Mapping):
         return "a dict" if args[1] is Any else f"a dict of names to {describe(args[1])}"
     return getattr(annotation, "__name__", str(annotation))
