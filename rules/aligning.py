@@ -9,6 +9,7 @@ from ddmake.ddfile.inputs import Free, Model, Parts, Progress, Prompt
 from ddmake.ddfile.specs import Lora
 from ddmake.errors import DdfileError, DdmakeError, did_you_mean
 from ddmake.rules.columns import need as need_column
+from ddmake.rules.learning import Arguments, Inputs, check, columns_of, named_parts, need_causal, need_packages, settings
 
 RATES = {  # (all weights, with an adapter): the learning rate unless one is given; an adapter wants about ten times as much
     "dpo": (1e-6, 1e-5),  # TRL's
@@ -21,13 +22,12 @@ SMOOTHED = ("robust", "exo_pair", *SORTING)  # losses that label_smoothing says 
 LOSSES = ("sigmoid", "hinge", "ipo", "nca_pair", "bco_pair", "sppo_hard", "apo_zero", "apo_down", "discopop", "sft",
           "sigmoid_norm", *SMOOTHED)
 
-Inputs, Arguments = Mapping[str, Any], Mapping[str, Any]
 Row = Mapping[str, Any]
 
 
 def _compared(inputs: Inputs, arguments: Arguments) -> None:
     """Check the columns of rows with a chosen and a rejected answer, and what is said of the training."""
-    _check(arguments)
+    check(arguments)
     _learned(inputs, arguments, [arguments["chosen"], arguments["rejected"]])
 
 
@@ -53,14 +53,14 @@ def _scored(inputs: Inputs, arguments: Arguments) -> None:
     """Check `reward_model`."""
     _compared(inputs, arguments)
     if arguments["margin"] is not None:
-        need_column(_columns(inputs), arguments["margin"], "of margins")
+        need_column(columns_of(inputs["parts"]), arguments["margin"], "of margins")
     if arguments["center"] < 0:
         raise DdfileError(f"center={arguments['center']}; it is at least 0.")
 
 
 def _judged(inputs: Inputs, arguments: Arguments) -> None:
     """Check `kto`."""
-    _check(arguments)
+    check(arguments)
     pair = [arguments["chosen"], arguments["rejected"]]
     if pair.count(None) == 1:
         raise DdfileError("kto takes chosen= and rejected= together, or neither.")
@@ -70,25 +70,13 @@ def _judged(inputs: Inputs, arguments: Arguments) -> None:
             raise DdfileError(f"{name}={arguments[name]}; it is at least 0.")
 
 
-def _check(arguments: Arguments) -> None:
-    """Raise DdfileError for a number that makes no sense."""
-    for name in ("epochs", "batch_size", "micro_batch", "learning_rate", "max_length", "beta"):
-        if arguments.get(name) is not None and arguments[name] <= 0:
-            raise DdfileError(f"{name}={arguments[name]}; it is above 0.")
-
-
 def _learned(inputs: Inputs, arguments: Arguments, columns: Sequence[str]) -> None:
     """Raise DdfileError where a column that is learned from isn't among those that are known."""
-    there, prompt = _columns(inputs), arguments["prompt"]
+    there, prompt = columns_of(inputs["parts"]), arguments["prompt"]
     if prompt is not None:
         prompt.need(there)
     for name in [*([] if prompt else ["prompt"]), *columns]:
         need_column(there, name, "to learn from")
-
-
-def _columns(inputs: Inputs) -> Sequence[str] | None:
-    parts = inputs["parts"]
-    return parts.get("train") if isinstance(parts, Mapping) else parts
 
 
 def _weighted(loss: str | Mapping[str, float]) -> Mapping[str, float]:
@@ -111,17 +99,15 @@ def dpo(parts: Annotated[Any, Parts("train", observed=("validation",))], *, base
     is left as it is, and an adapter is learned beside it (Hu et al. 2021, arXiv 2106.09685). A validation set only draws a
     curve.
     """
-    _start("dpo", base, peft, revision)
+    arguments = locals()
+    need_packages("dpo", peft, "trl")
+    need_causal("dpo", base, revision)
     from ddmake.trainers import dpo as trainer
 
-    settings = trainer.Direct(
-        **_named(base, revision), learning_rate=_rate("dpo", learning_rate, peft), peft=peft, epochs=epochs,
-        batch_size=batch_size, micro_batch=micro_batch, warmup=warmup, schedule=schedule, weight_decay=weight_decay,
-        max_grad_norm=max_grad_norm, max_length=max_length, dtype=dtype, seed=seed, separator=separator, beta=beta,
-        losses=tuple(_weighted(loss)), weights=tuple(_weighted(loss).values()), label_smoothing=label_smoothing,
-    )
+    losses = _weighted(loss)
+    made_of = settings(trainer.Direct, arguments, RATES["dpo"], losses=tuple(losses), weights=tuple(losses.values()))
     shown = Shown("dpo", prompt, {"chosen": chosen, "rejected": rejected})
-    trainer.train(*shown.parts(parts), settings, output, checkpoints, progress)
+    trainer.train(*shown.parts(parts), made_of, output, checkpoints, progress)
 
 
 @train(version="1", columns=_judged)
@@ -140,18 +126,15 @@ def kto(parts: Annotated[Any, Parts("train", observed=("validation",))], *, base
     many there are of each kind. With `peft=lora(…)` an adapter is learned beside the base (Hu et al. 2021, arXiv 2106.09685).
     A validation set only draws a curve.
     """
-    _start("kto", base, peft, revision)
+    arguments = locals()
+    need_packages("kto", peft, "trl")
+    need_causal("kto", base, revision)
     from ddmake.trainers import kto as trainer
 
-    settings = trainer.Unpaired(
-        **_named(base, revision), learning_rate=_rate("kto", learning_rate, peft), peft=peft, epochs=epochs,
-        batch_size=batch_size, micro_batch=micro_batch, warmup=warmup, schedule=schedule, weight_decay=weight_decay,
-        max_grad_norm=max_grad_norm, max_length=max_length, dtype=dtype, seed=seed, separator=separator, beta=beta,
-        desirable_weight=desirable_weight, undesirable_weight=undesirable_weight,
-    )
+    made_of = settings(trainer.Unpaired, arguments, RATES["kto"])
     columns = {"chosen": chosen, "rejected": rejected} if chosen else {"completion": completion}
     shown = Shown("kto", prompt, columns, label=None if chosen else label)
-    trainer.train(*shown.parts(parts), settings, output, checkpoints, progress)
+    trainer.train(*shown.parts(parts), made_of, output, checkpoints, progress)
 
 
 @train(version="1", columns=_compared)
@@ -168,16 +151,14 @@ def orpo(parts: Annotated[Any, Parts("train", observed=("validation",))], *, bas
     `peft=lora(…)` an adapter is learned beside the base (Hu et al. 2021, arXiv 2106.09685). A validation set only draws a
     curve.
     """
-    _start("orpo", base, peft, revision)
+    arguments = locals()
+    need_packages("orpo", peft, "trl")
+    need_causal("orpo", base, revision)
     from ddmake.trainers import orpo as trainer
 
-    settings = trainer.OddsRatio(
-        **_named(base, revision), learning_rate=_rate("orpo", learning_rate, peft), peft=peft, epochs=epochs,
-        batch_size=batch_size, micro_batch=micro_batch, warmup=warmup, schedule=schedule, weight_decay=weight_decay,
-        max_grad_norm=max_grad_norm, max_length=max_length, dtype=dtype, seed=seed, separator=separator, beta=beta,
-    )
+    made_of = settings(trainer.OddsRatio, arguments, RATES["orpo"])
     shown = Shown("orpo", prompt, {"chosen": chosen, "rejected": rejected})
-    trainer.train(*shown.parts(parts), settings, output, checkpoints, progress)
+    trainer.train(*shown.parts(parts), made_of, output, checkpoints, progress)
 
 
 @train(version="1", columns=_scored)
@@ -196,41 +177,14 @@ def reward_model(parts: Annotated[Any, Parts("train", observed=("validation",))]
     (Eisenstein et al. 2023, arXiv 2312.09244). With `peft=lora(…)` an adapter and the head are learned beside the base (Hu et
     al. 2021, arXiv 2106.09685). A validation set only draws a curve.
     """
-    _start("reward_model", base, peft, revision)
+    arguments = locals()
+    need_packages("reward_model", peft, "trl")
+    need_causal("reward_model", base, revision)
     from ddmake.trainers import reward as trainer
 
-    settings = trainer.Rewarding(
-        **_named(base, revision), learning_rate=_rate("reward_model", learning_rate, peft), peft=peft, epochs=epochs,
-        batch_size=batch_size, micro_batch=micro_batch, warmup=warmup, schedule=schedule, weight_decay=weight_decay,
-        max_grad_norm=max_grad_norm, max_length=max_length, dtype=dtype, seed=seed, separator=separator, center=center,
-    )
+    made_of = settings(trainer.Rewarding, arguments, RATES["reward_model"])
     shown = Shown("reward_model", prompt, {"chosen": chosen, "rejected": rejected}, margin=margin)
-    trainer.train(*shown.parts(parts), settings, output, checkpoints, progress)
-
-
-def _start(recipe: str, base: Path | str, peft: Lora | None, revision: str | None) -> None:
-    """Raise MissingExtra for a package that isn't installed, and DdmakeError for a base that isn't trained here."""
-    from ddmake.backends.models import base_name, is_encoder_decoder, need
-
-    for package in ("transformers", "trl", "datasets"):
-        need(package, "train", recipe)
-    if peft is not None:
-        need("peft", "train", f"{recipe} with lora()")
-    if is_encoder_decoder(base, revision):
-        raise DdmakeError(f"{recipe}: base {base_name(base)} is an encoder-decoder; take a causal model.")
-
-
-def _named(base: Path | str, revision: str | None) -> dict[str, Any]:
-    """Return the base, its name in the model's folder, and its revision."""
-    from ddmake.backends.hub import name_of
-    from ddmake.backends.models import base_name
-
-    hub = name_of(base)
-    return {"base": base, "base_name": hub.repo if hub else base_name(base), "revision": hub.revision if hub else revision}
-
-
-def _rate(recipe: str, stated: float | None, peft: Lora | None) -> float:
-    return stated if stated is not None else RATES[recipe][peft is not None]
+    trainer.train(*shown.parts(parts), made_of, output, checkpoints, progress)
 
 
 class Shown:
@@ -247,9 +201,8 @@ class Shown:
         Rows with a null, as a failed answer leaves one, are left out with a printed line. Raises DdmakeError for rows that
         can't be learned from.
         """
-        named = parts if isinstance(parts, Mapping) else {"train": parts}
-        held = named.get("validation")
-        return self._examples(named["train"], "train"), None if held is None else self._examples(held, "validation")
+        found = {part: self._examples(rows, part) for part, rows in named_parts(parts).items()}
+        return found["train"], found.get("validation")
 
     def _examples(self, rows: Any, part: str) -> Any:
         from datasets import Dataset

@@ -8,19 +8,18 @@ from ddmake import train
 from ddmake.ddfile.inputs import Free, Model, Parts, Progress, Prompt
 from ddmake.ddfile.specs import Lora
 from ddmake.errors import DdfileError, DdmakeError, did_you_mean
+from ddmake.rules.learning import check, columns_of, named_parts, need_packages, settings
 
-RATES = {  # (encoder-decoder, with an adapter): the learning rate unless one is given
-    (False, False): 2e-5,  # full fine-tuning of a causal model, as TRL's SFT
-    (False, True): 2e-4,  # LoRA on one, as QLoRA (Dettmers et al. 2023)
-    (True, False): 3e-4,  # T5 with AdamW, as transformers' documentation has it
-    (True, True): 1e-3,  # LoRA on T5, as peft's examples
+RATES = {  # of causal models, and of encoder-decoders: the learning rate unless one is given, of all weights, with an adapter
+    False: (2e-5, 2e-4),  # as TRL's SFT, and as QLoRA (Dettmers et al. 2023)
+    True: (3e-4, 1e-3),  # T5 with AdamW, as transformers' documentation has it, and as peft's examples
 }
 
 
 def _learned(inputs: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
     """Check that the training rows have the columns that are learned from, where their columns are known."""
-    parts = inputs["parts"]
-    columns = parts.get("train") if isinstance(parts, Mapping) else parts
+    check(arguments)
+    columns = columns_of(inputs["parts"])
     prompt, messages = arguments["prompt"], arguments["messages"]
     if messages and (prompt or arguments["completion"] != "completion"):
         raise DdfileError("finetune learns from messages=, or from prompt= and completion=, not from both.")
@@ -49,30 +48,17 @@ def finetune(parts: Annotated[Any, Parts("train", observed=("validation",))], *,
     encoder-decoders such as T5 by transformers' Seq2SeqTrainer. A base with a chat template learns user and assistant
     turns; one without learns plain text: prompt, separator, completion. A validation set only draws a curve.
     """
-    from ddmake.backends.hub import name_of
-    from ddmake.backends.models import base_name, is_encoder_decoder, need
-
-    for package in ("transformers", "trl", "datasets"):
-        need(package, "train", "finetune")
-    if peft is not None:
-        need("peft", "train", "finetune with lora()")
+    arguments = locals()
+    need_packages("finetune", peft, "trl")
+    from ddmake.backends.models import is_encoder_decoder
     from ddmake.trainers import causal, seq2seq
     from ddmake.trainers.common import Settings
 
     encoder_decoder = is_encoder_decoder(base, revision)
-    rate = learning_rate if learning_rate is not None else RATES[encoder_decoder, peft is not None]
-    hub = name_of(base)
-    settings = Settings(
-        base=base, base_name=hub.repo if hub else base_name(base), revision=hub.revision if hub else revision, peft=peft,
-        epochs=epochs, batch_size=batch_size, micro_batch=micro_batch, learning_rate=rate, warmup=warmup,
-        schedule=schedule, weight_decay=weight_decay, max_grad_norm=max_grad_norm, max_length=max_length, dtype=dtype,
-        seed=seed, separator=separator,
-    )
-    named = parts if isinstance(parts, Mapping) else {"train": parts}
-    shown = {name: examples(rows, prompt, completion, messages)
-             for name, rows in named.items() if name in ("train", "validation") and rows is not None}
+    made_of = settings(Settings, arguments, RATES[encoder_decoder])
+    shown = {part: examples(rows, prompt, completion, messages) for part, rows in named_parts(parts).items()}
     trainer = seq2seq if encoder_decoder else causal
-    trainer.train(shown["train"], shown.get("validation"), settings, output, checkpoints, progress)
+    trainer.train(shown["train"], shown.get("validation"), made_of, output, checkpoints, progress)
 
 
 def examples(rows: Any, prompt: Any, completion: str, messages: str | None) -> Any:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 from training_runs import KILLED_AT
@@ -189,8 +190,9 @@ def test_recipes_train_and_compare(runs, monkeypatch):
     def short(answer: str, row: dict) -> bool:
         return len(answer) < 9
 
-    found = list(evaluate.function({"base": Greedy("chat"), "tuned": Greedy("causal-full")}, rows, prompt=prompt,
-                                   reference="completion", metrics=["rouge_l", "exact_match", short]))
+    found = pa.Table.from_batches(list(evaluate.function(
+        {"base": Greedy("chat"), "tuned": Greedy("causal-full")}, rows, prompt=prompt, reference="completion",
+        metrics=["rouge_l", "exact_match", short]))).to_pylist()
     assert [row["model"] for row in found] == ["base", "tuned"] and {row["rows"] for row in found} == {12}
     assert found[1]["rouge_l"] > found[0]["rouge_l"] and 0 <= found[1]["short"] <= 1
     with pytest.raises(DdfileError, match="no metric 'rouge_3'.*Did you mean 'rouge_l'"):

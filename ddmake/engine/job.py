@@ -193,9 +193,9 @@ def _run(flow: Workflow, store: Store, rule: Rule, scratch: dict[str, Path], che
 
 
 def _left(seen: Any, outputs: Mapping[str, Any]) -> dict[str, int]:
-    """Return of how many rows a dataset was made that has fewer, and all the columns that these had: so many were left out."""
+    """Return of how many rows a dataset was made that has fewer, and the same columns: so many were left out."""
     made = outputs[""]["digest"] if "" in outputs else {}
-    fewer = seen is not None and "rows" in made and made["rows"] < len(seen) and set(seen.column_names) <= set(made["columns"])
+    fewer = seen is not None and "rows" in made and made["rows"] < len(seen) and set(seen.column_names) == set(made["columns"])
     return {"of_rows": len(seen)} if fewer else {}
 
 
