@@ -11,6 +11,7 @@ COUNTS = {
     "base_url": "'http://localhost:1/v1'", "identity": "'lab'", "temperature": "0.5", "top_p": "0.9", "top_k": "5",
     "max_tokens": "10", "stop": "['.']", "seed": "1", "sample": "1", "extra": "{'x': 1}", "adapter": "'folder'",
     "revision": "'abc'", "dtype": "'bfloat16'", "reasoning": "'low'", "api": "'completion'", "quantize": "'int8'",
+    "truncate": "True",
 }
 COUNTS_FOR_NOTHING = {
     "rpm": "100", "tpm": "9000", "batch": "True", "price": "(1.0, 2.0)", "cache": "False",
@@ -20,7 +21,7 @@ COUNTS_FOR_NOTHING = {
 ELSEWHERE = {"flags"}  # of servers that ddmake starts: test_servers.py
 
 
-HERE = ("adapter", "revision", "dtype", "quantize", "device_map")  # of models that are loaded: echo, which takes all, stands in
+HERE = ("adapter", "revision", "dtype", "quantize", "device_map", "truncate")  # of models that are loaded: echo, which takes all, stands in
 
 HERE_UNSET = ", device_map=None"
 

@@ -27,6 +27,7 @@ from ddmake.backends.likelihood import Likelihood, Pair, likelihoods
 from ddmake.backends.loading import Loaded, Manner, load, roughness
 from ddmake.backends.models import identity, prompt_ids, resolve_base, takes_tools
 from ddmake.backends.reach import parameters, reach
+from ddmake.backends.shortening import shortened
 from ddmake.backends.slots import Refilling, why_no_slots
 from ddmake.backends.strided import Strided
 from ddmake.backends.userturn import Begun, begun
@@ -53,11 +54,12 @@ class LocalModel:
     def __init__(self, model: Path | str, *, adapter: Path | str | None = None, revision: str | None = None,
                  dtype: str | None = None, device_map: str | None = None, quantize: str | None = None,
                  batch_size: int | None = None, separator: str | None = None, sampling: Mapping[str, object] = {},
-                 loaded: Loaded | None = None):
+                 truncate: bool = False, loaded: Loaded | None = None):
         model = resolve_base(model)
         self.source, self.adapter, self.declared, self.quantize = model, adapter, dtype, quantize
         loaded = loaded or load(model, adapter, revision, Manner(dtype, device_map, quantize))
         self.model, self.tokenizer, config, self.commit = loaded.model, loaded.tokenizer, loaded.generation, loaded.commit
+        self.truncate = truncate
         self.separator = separator if separator is not None else loaded.separator
         self.roughness = roughness(self.model)  # why a row's text may depend on its batch
         self.model.eval()
@@ -145,7 +147,20 @@ class LocalModel:
         if request.tools and not takes_tools(self.tokenizer.chat_template) and self.source not in map(toys.folder, toys.NAMES):
             raise DdmakeError(f"{self.name}: its chat template has no place for tools=, so that the model would never hear of "
                               "them. Leave tools= out, or take a model that was made to call them.")
-        return Begun(prompt_ids(self.tokenizer, messages, self.separator, self.encoder_decoder, request.tools or ()))
+        render = partial(self._prompt, tools=request.tools or ())
+        ids = render(messages)
+        if self.truncate and len(ids) > self._room:
+            whole, ids = len(ids), shortened(messages, ids, self._room, self.tokenizer, render)
+            print(f"{self.name}: a prompt of {whole} tokens was cut to {len(ids)}", flush=True)
+        return Begun(ids)
+
+    def _prompt(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> list[int]:
+        return prompt_ids(self.tokenizer, messages, self.separator, self.encoder_decoder, tools)
+
+    @property
+    def _room(self) -> int:
+        """Return how many tokens of a prompt leave room for max_tokens, or for half of the context, if that is less."""
+        return self.window if self.encoder_decoder else self.window - min(self.sampling.max_tokens, self.window // 2)
 
     def _guided(self, schema: Mapping[str, Any] | None) -> Callable[[], Guide] | None:
         """Return what makes a guide for rows under a schema; None without one, and where none can be made."""

@@ -33,7 +33,7 @@ def open_local(spec: "LLM", model: Path | str, adapter: Path | None, separator: 
     kept = _loaded(model, adapter, spec.revision, Manner(spec.dtype, spec.device_map, spec.quantize))
     loaded = replace(kept, model=copy(kept.model))  # the job sets its copy's generation config, and closes it
     return LocalModel(model, adapter=adapter, dtype=spec.dtype, quantize=spec.quantize, batch_size=spec.batch_size,
-                      separator=separator, sampling=spec.sampling(), loaded=loaded)
+                      separator=separator, sampling=spec.sampling(), truncate=bool(spec.truncate), loaded=loaded)
 
 
 def let_go() -> None:

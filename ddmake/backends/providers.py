@@ -23,7 +23,7 @@ MORE = COMMON | {"top_k"}
 API_LACKS = {"chat": frozenset(), "completion": {"reasoning", "budget"}, "responses": {"stop", "seed", "top_k", "budget"}}
 LIMITS_BY_MODEL = ("openai", "azure", "groq", "anthropic", "mistral", "gemini")
 LOCAL = ("hf", *toys.NAMES, "echo")
-HERE_ONLY = ("adapter", "device_map", "dtype", "quantize", "revision")  # what says how weights are loaded
+HERE_ONLY = ("adapter", "device_map", "dtype", "quantize", "revision", "truncate")  # what models in process take
 THERE_ONLY = ("api", "base_url", "extra", "reasoning")  # what says how a service is asked
 ALIASES = {"together": "together_ai", "fireworks": "fireworks_ai", "hosted_vllm": "vllm", **supported.ALIASES}
 

@@ -177,7 +177,7 @@ def unsupported(spec: "LLM") -> str | None:
         return f"{where}: {kind} is started without adapter=. Ask vLLM, or hf/… in process, or give it a merged model."
     if isinstance(spec.adapter, str) and not is_path(spec.adapter):
         return f"{where}: adapter={spec.adapter!r} is neither a target nor a folder. Write ./{spec.adapter} if it is one."
-    for name in ("quantize", "device_map"):
+    for name in ("quantize", "device_map", "truncate"):
         if getattr(spec, name) is not None:
             return f"{where}: {name}= is for a model in process. Give the server a flag of its own, by flags={{…}}."
     if spec.batch:

@@ -217,6 +217,8 @@ class OpenedLLM:
         schema = request.schema and json.dumps(request.schema)  # in which fields are asked for bears on what is said
         asked = {"identity": self.identity, "messages": request.messages, "schema": schema,
                  "sampling": self._sampling, "sample": request.sample, "epoch": request.epoch}
+        if self.spec.truncate:
+            asked["truncate"] = True
         if request.tools:
             asked["tools"] = request.tools
         if request.labels:

@@ -50,6 +50,7 @@ class LLM:
     revision: str | None = call()
     dtype: str | None = call()
     quantize: Literal["int8", "int4", "nf4", "fp4"] | None = call()  # weights of fewer bits, on a local model
+    truncate: bool | None = call()  # cut a prompt that is too long for a local model, instead of failing its row
     flags: Mapping[str, Any] | None = call()  # of the command line of a server that ddmake starts
     device_map: str | None = free()
     api_key_env: str | None = free()
