@@ -47,6 +47,13 @@ class Taking:
         """Return the columns that the schema's fields become; None where an answer becomes one value."""
         return structure.fields(self.schema) if self.schema is not None and self.parse is None else None
 
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any], *columns: str, **more: Any) -> "Taking":
+        """Return what a recipe's arguments of these names say; `more` goes before them."""
+        named = {name: arguments[name] for name in ("schema", "parse", "samples", "meta", "on_error") if name in arguments}
+        accept = arguments["accept"]
+        return cls(columns, **{**named, "accept": [accept] if isinstance(accept, str) else list(accept), **more})
+
     def check(self, columns: Sequence[str] | None) -> None:
         """Raise DdfileError for what doesn't go together, or with the columns that are there."""
         if not self.columns or len(set(self.columns)) < len(self.columns):
@@ -101,9 +108,10 @@ class _Answers:
     """One pass over the answers to rows."""
 
     def __init__(self, rows: Any, asking: Asking, taking: Taking):
+        from ddmake.artifacts.rows import features_of
+
         self.rows, self.asking, self.taking, self.llm = rows, asking, taking, asking.llm
-        described = {} if isinstance(rows, int) else rows.features
-        self.features = getattr(described, "to_dict", described.copy)()  # of columns that stay as they are
+        self.features = {} if isinstance(rows, int) else features_of(rows)  # of columns that stay as they are
         self.failed, self.usable = 0, 0
         self.first_failure: str | None = None
         self.first_failed = 0  # the number of that row

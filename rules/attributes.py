@@ -34,21 +34,21 @@ def _told(inputs: Inputs, arguments: Arguments) -> list[str] | None:
     for name in ("n", "take"):
         if arguments[name] is not None and arguments[name] < 1:
             raise DdfileError(f"{name} is a number of at least 1, not {arguments[name]}.")
-    rows, taking = _Combinations(arguments), _taking(arguments)
+    rows, taking = _Combinations(arguments), Taking.of(arguments, arguments["column"])
     if rows.taken > rows.there:
         raise DdfileError(f"take={arguments['take']}, and there are {rows.there:,} combinations of attributes.")
     if rows.taken * arguments["n"] > MOST:
         raise DdfileError(f"there are {rows.taken:,} combinations of attributes: say take=, which draws so many of them. "
                           f"With n={arguments['n']}, {MOST // arguments['n']:,} can be asked for.")
     free(rows.column_names, taking.told([]) or [arguments["column"]], "attributed")
-    _wording(arguments).check(rows.column_names)
+    Wording.of(arguments).check(rows.column_names)
     taking.check(rows.column_names)
     return taking.told(rows.column_names)
 
 
 def _asking(inputs: Inputs, arguments: Arguments) -> Iterator[Asking]:
     """Tell what `attributed` asks: each combination n times."""
-    yield Asking(arguments["llm"], prompts(_Combinations(arguments), _wording(arguments)), arguments["schema"])
+    yield Asking(arguments["llm"], prompts(_Combinations(arguments), Wording.of(arguments)), arguments["schema"])
 
 
 @step(version="1", columns=_told, asks=_asking)
@@ -63,17 +63,7 @@ def attributed(*, llm: LLM, prompt: Prompt, attributes: Given, n: int = 1, take:
     attributes. Such prompts give more diverse data than one that only names a class (Yu et al. 2023, arXiv 2306.15895).
     """
     arguments = locals()
-    return answered(_Combinations(arguments), next(_asking({}, arguments)), _taking(arguments))
-
-
-def _wording(arguments: Arguments) -> Wording:
-    return Wording(arguments["prompt"], system=arguments["system"], variables=arguments["variables"])
-
-
-def _taking(arguments: Arguments) -> Taking:
-    accept = arguments["accept"]
-    return Taking([arguments["column"]], arguments["schema"], arguments["parse"], meta=arguments["meta"],
-                  accept=[accept] if isinstance(accept, str) else accept, on_error=arguments["on_error"])
+    return answered(_Combinations(arguments), next(_asking({}, arguments)), Taking.of(arguments, arguments["column"]))
 
 
 def _check(attributes: Given) -> None:

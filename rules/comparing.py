@@ -51,7 +51,7 @@ def win_rate(verdicts: StoredRows, *, winner: str = "winner", by: str | Sequence
     """
     import pyarrow as pa
 
-    from ddmake.artifacts.rows import Batches, read, schema_of
+    from ddmake.artifacts.rows import Batches, features_of, read, schema_of
 
     names, stored = _by({"by": by}), schema_of(verdicts)
     counts: dict[tuple[Any, ...], Counter[str | None]] = {} if names else {(): Counter()}
@@ -62,7 +62,7 @@ def win_rate(verdicts: StoredRows, *, winner: str = "winner", by: str | Sequence
     rows = [{**dict(zip(names, group)), **_rates(found, confidence)} for group, found in counts.items()]
     kinds = [pa.int64()] * 5 + [pa.float64()] * 3
     schema = pa.schema([*(stored.field(name) for name in names), *(pa.field(name, kind) for name, kind in zip(WON, kinds))])
-    told = getattr(verdicts.features, "to_dict", verdicts.features.copy)()
+    told = features_of(verdicts)
     return Batches([pa.RecordBatch.from_pylist(rows, schema)], {name: told[name] for name in names if name in told}, schema)
 
 

@@ -270,4 +270,6 @@ def copy(rows: StoredRows) -> "Batches":
 
 def _features(rows: Any) -> dict[str, Any]:
     """Return what `datasets` says of the columns."""
-    return getattr(rows.features, "to_dict", rows.features.copy)()
+    from ddmake.artifacts.rows import features_of
+
+    return features_of(rows)

@@ -12,7 +12,7 @@ from ddmake.ddfile.inputs import Paths, StoredRows
 from ddmake.errors import DdfileError, DdmakeError
 from ddmake.rules.columns import added, free, need
 from ddmake.rules.cutting import Unit, cut, sections
-from ddmake.rules.texts import beside, stored, texts_in
+from ddmake.rules.texts import beside
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -81,9 +81,9 @@ def chunks(documents: StoredRows, *, text: str = "text", size: int = 2000, overl
     Each chunk is a row with its number in `chunk`, the nearest heading above it in `heading` (null where there is none), and the
     other columns of its text. A text that is null or blank has no chunks.
     """
-    from ddmake.artifacts.rows import Batches
+    from ddmake.artifacts.rows import Batches, features_of
 
-    features = getattr(documents.features, "to_dict", documents.features.copy)()
+    features = features_of(documents)
     features.pop(text, None)
     return Batches(_chunked(documents, text, (size, overlap, by), markdown), features)
 
@@ -158,7 +158,9 @@ def _chunked(rows: Any, text: str, manner: Manner, markdown: bool | None) -> Ite
     """Yield batches of chunks."""
     import pyarrow as pa
 
-    for batch in stored(rows, FEW):
+    from ddmake.artifacts.rows import read, texts_in
+
+    for batch in read(rows, size=FEW):
         texts = texts_in(batch.column(text), text)
         marked = _markdown(batch) if markdown is None else [markdown] * len(texts)
         found = [(number, *piece) for number, (whole, is_markdown) in enumerate(zip(texts, marked))

@@ -11,7 +11,7 @@ from ddmake.ddfile.inputs import StoredRows
 from ddmake.ddfile.specs import Embedder
 from ddmake.errors import DdfileError, did_you_mean
 from ddmake.rules.columns import added, free, need
-from ddmake.rules.texts import beside, grams, hashed, stored, texts
+from ddmake.rules.texts import beside, grams, hashed, texts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,12 +113,12 @@ def decontaminate(rows: StoredRows, benchmark: StoredRows, *, text: str | Sequen
     a column of that name says which ones share one. Case, punctuation and width don't count; Chinese, Japanese, Thai and their
     like are compared by characters. A text of fewer words is one run: it matches its equals alone. Null texts share nothing.
     """
-    from ddmake.artifacts.rows import Batches
+    from ddmake.artifacts.rows import Batches, features_of
 
     known: set[int] = set()
     for name in _names(against):
         known.update(number for one in texts(benchmark, name) if one is not None for number in hashed(grams(one, ngram)))
-    features = getattr(rows.features, "to_dict", rows.features.copy)()
+    features = features_of(rows)
     return Batches(_marked(rows, [_share(rows, name, ngram, known) for name in _names(text)], mark), features)
 
 
@@ -140,8 +140,10 @@ def _marked(rows: Any, shared: list[Iterator[bool]], mark: str | None) -> Iterat
     """Yield batches of the rows that share nothing, or of all with a mark."""
     import pyarrow as pa
 
+    from ddmake.artifacts.rows import read
+
     each, count = (any(ones) for ones in zip(*shared)), 0
-    for batch in stored(rows):
+    for batch in read(rows):
         found = list(islice(each, batch.num_rows))
         count += sum(found)
         yield (batch.filter(pa.array([not one for one in found], pa.bool_())) if mark is None
@@ -154,12 +156,12 @@ def _kept(rows: Any, keep: "np.ndarray", why: str) -> "Batches":
     """Return the rows to keep."""
     import pyarrow as pa
 
-    from ddmake.artifacts.rows import Batches
+    from ddmake.artifacts.rows import Batches, features_of, read
 
     print(f"left out {len(keep) - int(keep.sum())} of {len(keep)} rows: {why}", flush=True)
     numbers = iter(keep.tolist())
-    batches = (batch.filter(pa.array(list(islice(numbers, batch.num_rows)), pa.bool_())) for batch in stored(rows))
-    return Batches(batches, getattr(rows.features, "to_dict", rows.features.copy)())
+    batches = (batch.filter(pa.array(list(islice(numbers, batch.num_rows)), pa.bool_())) for batch in read(rows))
+    return Batches(batches, features_of(rows))
 
 
 def _firsts(rows: Any, text: str, threshold: float, ngram: int, permutations: int, seed: int) -> "np.ndarray":

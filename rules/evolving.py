@@ -12,8 +12,8 @@ from ddmake.ddfile.inputs import Prompt, StoredRows
 from ddmake.ddfile.specs import LLM
 from ddmake.errors import DdfileError, did_you_mean
 from ddmake.rules.columns import added, free, need
-from ddmake.rules.growing import check_used, drawn, grown, seen
-from ddmake.rules.texts import texts, words
+from ddmake.rules.growing import check_used, drawn, grown
+from ddmake.rules.texts import each, texts, words
 from ddmake.rules.wording import Turn, Wording
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def _evolved(inputs: Mapping[str, Any], arguments: Arguments) -> list[str] | Non
     need(columns, arguments["instruction"], "to evolve")
     free([arguments["instruction"], *MADE], more[len(MADE):], "evol_instruct")
     free(columns, more, "evol_instruct")
-    _wording(arguments).check(added(columns, "instruction", "kind"))
+    Wording.of(arguments).check(added(columns, "instruction", "kind"))
     Wording(arguments["compare"]).check(["instruction", "evolved"])
     return added(columns, *more)
 
@@ -94,10 +94,6 @@ def _form(text: str | None, origin: str | None, kind: str | None = None, number:
     return {"text": text, "origin": origin, "kind": kind, "round": number, "response": response}
 
 
-def _wording(arguments: Arguments) -> Wording:
-    return Wording(arguments["prompt"], system=arguments["system"], variables=arguments["variables"])
-
-
 @dataclass
 class _Evolving:
     """The arguments of `evol_instruct`, and the forms that each row has had."""
@@ -132,8 +128,8 @@ class _Evolving:
         return random.Random(f"{self.arguments['seed']} {number} {self.told[row]}").choice(self.arguments["kinds"])
 
     def _prompts(self, kinds: Mapping[int, str]) -> Iterator[list[Turn]]:
-        rows, wording = self.arguments["rows"], _wording(self.arguments)
-        for number, row in enumerate(seen(rows, wording.reads(rows.column_names))):
+        rows, wording = self.arguments["rows"], Wording.of(self.arguments)
+        for number, row in enumerate(each(rows, wording.reads(rows.column_names))):
             if number in kinds:
                 yield wording.turns({**row, "instruction": self.grew[number][-1]["text"], "kind": kinds[number]})
 

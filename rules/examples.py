@@ -13,7 +13,8 @@ from ddmake.errors import DdfileError, DdmakeError
 from ddmake.fingerprint import hashes
 from ddmake.rules.answering import OnError, Taking, answered
 from ddmake.rules.columns import added, need
-from ddmake.rules.fitting import Fitting, each, nearest
+from ddmake.rules.fitting import Fitting, nearest
+from ddmake.rules.texts import each
 from ddmake.rules.wording import Turn, Wording
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ def _shown(inputs: Inputs, arguments: Arguments) -> list[str] | None:
         need(inputs["rows"], name, "to show")
         need(inputs["examples"], name, "in the examples")
     need(inputs["examples"], arguments["answer"], "of answers in the examples")
-    _wording(arguments).check(added(inputs["rows"], *SEEN))
-    taking = _taking(arguments)
+    Wording.of(arguments).check(added(inputs["rows"], *SEEN))
+    taking = Taking.of(arguments, arguments["column"])
     taking.check(inputs["rows"])
     return taking.told(inputs["rows"])
 
@@ -90,21 +91,11 @@ def few_shot(rows: StoredRows, examples: StoredRows, *, llm: LLM, instruction: s
                           f"{', '.join(_needed(arguments))}. Give more examples, or lower min_examples.")
     found = None if embedder is None else _nearest(rows, usable, arguments)
     asking = Asking(llm, _prompts(rows, usable, arguments, found), schema)
-    return answered(rows, asking, _taking(arguments))
+    return answered(rows, asking, Taking.of(arguments, arguments["column"]))
 
 
 def _inputs(arguments: Arguments) -> Sequence[str]:
     return [arguments["inputs"]] if isinstance(arguments["inputs"], str) else arguments["inputs"]
-
-
-def _wording(arguments: Arguments) -> Wording:
-    return Wording(arguments["prompt"], system=arguments["system"], variables=arguments["variables"])
-
-
-def _taking(arguments: Arguments) -> Taking:
-    accept = arguments["accept"]
-    return Taking([arguments["column"]], arguments["schema"], arguments["parse"], meta=arguments["meta"],
-                  accept=[accept] if isinstance(accept, str) else accept, on_error=arguments["on_error"])
 
 
 def _usable(examples: Any, arguments: Arguments) -> list[Row]:
@@ -143,7 +134,7 @@ def _prompts(rows: Any, usable: Sequence[Row], arguments: Arguments, found: Sequ
     """Yield the chat messages for each row, with as many examples as there is room for."""
     from ddmake.calls.context import context_of
 
-    wording, names = _wording(arguments), _inputs(arguments)
+    wording, names = Wording.of(arguments), _inputs(arguments)
     wording.check(added(rows.column_names, *SEEN))
     fitting = Fitting(context_of(arguments["llm"], arguments["context"]), arguments["min_examples"])
     told = {"instruction": arguments["instruction"], "inputs": names, "output": arguments["answer"]}

@@ -15,7 +15,7 @@ from ddmake.rules import judged
 from ddmake.rules.answering import OnError
 from ddmake.rules.columns import Columns, added, free, need
 from ddmake.rules.judged import Arguments, Judging, Row
-from ddmake.rules.texts import beside, stored
+from ddmake.rules.texts import beside
 
 if TYPE_CHECKING:
     from ddmake.artifacts.rows import Batches
@@ -90,20 +90,20 @@ def binarize(rows: StoredRows, *, answers: Sequence[str], aspects: Sequence[str]
     """
     import pyarrow as pa
 
-    from ddmake.artifacts.rows import Batches, schema_of
+    from ddmake.artifacts.rows import Batches, features_of, read, schema_of
 
     arguments, schema = locals(), schema_of(rows)
     kinds = dict(zip(PAIRED, [schema.field(answers[0]).type] * 2 + [pa.string()] * 2 + [pa.float64()] * 2))
     looks = [*answers, *(name for answer in answers for name in _scores(arguments, answer))]
 
     def pairs() -> Iterator[pa.RecordBatch]:
-        for batch in stored(rows):
+        for batch in read(rows):
             found = [_pair(arguments, row) for row in batch.select(looks).to_pylist()]
             kept = batch.filter(pa.array([pair is not None for pair in found], pa.bool_()))
             columns = list(zip(*filter(None, found))) or [()] * len(PAIRED)
             yield beside(kept, {name: pa.array(values, kind) for (name, kind), values in zip(kinds.items(), columns)})
 
-    features = getattr(rows.features, "to_dict", rows.features.copy)()
+    features = features_of(rows)
     return Batches(pairs(), features, pa.schema([*schema, *(pa.field(name, kind) for name, kind in kinds.items())]))
 
 

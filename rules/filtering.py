@@ -14,7 +14,7 @@ from ddmake.ddfile.specs import LLM
 from ddmake.errors import DdfileError
 from ddmake.rules.answering import META, OnError, Taking, answered
 from ddmake.rules.columns import added, free
-from ddmake.rules.texts import beside, stored
+from ddmake.rules.texts import beside
 from ddmake.rules.wording import Wording, prompts
 
 if TYPE_CHECKING:
@@ -49,14 +49,14 @@ def _ranked(inputs: Inputs, arguments: Arguments) -> list[str] | None:
 
 
 def _checked(columns: list[str] | None, arguments: Arguments, adds: Sequence[str]) -> list[str] | None:
-    _wording(arguments).check(columns)
+    Wording.of(arguments).check(columns)
     Taking([SAID], accept=_accepted(arguments)).check(columns)
     return added(columns, *adds)
 
 
 def _asking(inputs: Inputs, arguments: Arguments) -> Iterator[Asking]:
     """Tell what is asked: each row once."""
-    yield Asking(arguments["llm"], prompts(inputs["rows"], _wording(arguments)))
+    yield Asking(arguments["llm"], prompts(inputs["rows"], Wording.of(arguments)))
 
 
 def begins_with_yes(answer: str) -> bool:
@@ -106,10 +106,6 @@ def rank(rows: StoredRows, *, llm: LLM, prompt: Prompt, score: Callable[[str], f
     return _whole(rows, _in_order(rows, told, arguments), arguments, "float64")
 
 
-def _wording(arguments: Arguments) -> Wording:
-    return Wording(arguments["prompt"], system=arguments["system"], variables=arguments["variables"])
-
-
 def _accepted(arguments: Arguments) -> Sequence[str]:
     return [arguments["accept"]] if isinstance(arguments["accept"], str) else list(arguments["accept"])
 
@@ -140,7 +136,9 @@ def _those_kept(rows: Any, told: Iterator[Mapping[str, Any]], arguments: Argumen
     """Yield batches of the rows whose answers say so."""
     import pyarrow as pa
 
-    for batch in stored(rows):
+    from ddmake.artifacts.rows import read
+
+    for batch in read(rows):
         some = list(islice(told, batch.num_rows))
         kept = pa.array([one.get(KEPT) for one in some], pa.bool_())
         yield beside(batch, _columns(some, arguments, "string")).filter(kept)
@@ -189,8 +187,8 @@ def _whole(rows: Any, batches: "Iterator[pa.RecordBatch]", arguments: Arguments,
     """Return batches with the columns that they have, whether there are rows or not."""
     import pyarrow as pa
 
-    from ddmake.artifacts.rows import Batches, schema_of
+    from ddmake.artifacts.rows import Batches, features_of, schema_of
 
     new = [pa.field(name, values.type) for name, values in _columns([], arguments, kind).items()]
-    features = getattr(rows.features, "to_dict", rows.features.copy)()
+    features = features_of(rows)
     return Batches(batches, features, pa.schema([*schema_of(rows), *new]))

@@ -1,11 +1,11 @@
 """Prompts that show as much as an llm takes: examples, or texts that were found."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ddmake.rules.retrieval import retrieve
-from ddmake.rules.wording import FEW, Turn
+from ddmake.rules.wording import Turn
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,17 +38,6 @@ class Fitting:
 
     def _fits(self, says: Says, number: int) -> bool:
         return number <= self.least or self.context.takes(says(number))
-
-
-def each(rows: Any, columns: Sequence[str]) -> Iterator[Row]:
-    """Yield some columns of each row, which may be none."""
-    from ddmake.artifacts.rows import read
-
-    if not columns:
-        yield from ({} for _ in range(len(rows)))
-        return
-    for batch in read(rows, columns, FEW):
-        yield from batch.to_pylist()
 
 
 def nearest(queries: Any, documents: Any, *, embedder: Any, k: int, query: str = "text", text: str = "text",

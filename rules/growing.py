@@ -1,11 +1,11 @@
 """Rows of which several things grow, one out of the other: each makes a row, beside the columns of the row that it began with."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import islice, repeat
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 from ddmake.errors import DdmakeError
-from ddmake.rules.texts import beside, stored
+from ddmake.rules.texts import beside
 
 if TYPE_CHECKING:
     from ddmake.artifacts.rows import Batches
@@ -15,33 +15,22 @@ FEW = 100  # rows that are made into Python's at once
 
 def grown(rows: Any, found: Iterable[Sequence[Mapping[str, Any]]], kinds: Mapping[str, str]) -> "Batches":
     """Return for each row the things that grew of it, in their order, as columns of these kinds ("string", "int64")."""
-    from ddmake.artifacts.rows import Batches
+    from ddmake.artifacts.rows import Batches, features_of
 
-    features = getattr(rows.features, "to_dict", rows.features.copy)()
+    features = features_of(rows)
     return Batches(_batches(rows, iter(found), kinds), {name: one for name, one in features.items() if name not in kinds})
 
 
 def _batches(rows: Any, found: Iterator[Sequence[Mapping[str, Any]]], kinds: Mapping[str, str]) -> Iterator[Any]:
     import pyarrow as pa
 
-    from ddmake.artifacts.rows import typed
+    from ddmake.artifacts.rows import read, typed
 
-    for batch in stored(rows):
+    for batch in read(rows):
         its = [list(grew) for grew in islice(found, batch.num_rows)]
         taken = batch.take(pa.array([number for number, grew in enumerate(its) for _ in grew], pa.int64()))
         flat = [one for grew in its for one in grew]
         yield beside(taken, {name: typed(name, [one[name] for one in flat], kind, 0) for name, kind in kinds.items()})
-
-
-def seen(rows: Any, columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-    """Yield what a prompt sees of each row: these columns alone are read."""
-    from ddmake.artifacts.rows import read
-
-    if not columns:
-        yield from repeat({}, len(rows))
-        return
-    for batch in read(rows, columns, FEW):
-        yield from batch.to_pylist()
 
 
 def drawn(llm: Any, prompts: Iterable[Any], numbers: Iterable[int], accept: str | Collection[str] = (), schema: Any = None,

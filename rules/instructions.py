@@ -39,7 +39,7 @@ def _bootstrapped(inputs: Mapping[str, Any], arguments: Arguments) -> list[str]:
     if not 0 < arguments["threshold"] <= 1:
         raise DdfileError(f"threshold is a similarity above 0, at most 1, not {arguments['threshold']}.")
     need(inputs["seeds"], arguments["instruction"], "to begin with")
-    _wording(arguments).check(VARIABLES)
+    Wording.of(arguments).check(VARIABLES)
     return [arguments["instruction"], "round"]
 
 
@@ -83,10 +83,6 @@ def _stopped(barren: int, max_rounds: int) -> str:
     return f"max_rounds={max_rounds} is reached"
 
 
-def _wording(arguments: Arguments) -> Wording:
-    return Wording(arguments["prompt"], system=arguments["system"], variables=arguments["variables"])
-
-
 def _avoided(arguments: Arguments) -> Collection[str]:
     return [arguments["avoid"]] if isinstance(arguments["avoid"], str) else arguments["avoid"]
 
@@ -101,7 +97,7 @@ class _Bootstrap:
         self.seeds = [text for text in texts(self.arguments["seeds"], self.arguments["instruction"]) if text and text.strip()]
         if not self.seeds:
             raise DdmakeError("there is no seed: self_instruct needs one instruction at least to begin with.")
-        self.wording = _wording(self.arguments)
+        self.wording = Wording.of(self.arguments)
         self.unlike = Unlike(self.arguments["threshold"])
         marked = [rf"\b{re.escape(word)}\b" for word in _avoided(self.arguments)]
         self.avoid = re.compile("|".join(marked) or r"(?!)", re.IGNORECASE)

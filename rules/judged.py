@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ddmake.ddfile.asking import Asking
@@ -10,8 +10,8 @@ from ddmake.ddfile.structure import Kind
 from ddmake.errors import DdfileError
 from ddmake.rules.answering import CUT, META, Taking, answered
 from ddmake.rules.columns import Columns, added, free, need
-from ddmake.rules.texts import beside, stored, those
-from ddmake.rules.wording import FEW, Turn, Wording
+from ddmake.rules.texts import beside, each, those
+from ddmake.rules.wording import Turn, Wording
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,17 +48,15 @@ class Judging:
     @property
     def wording(self) -> Wording:
         """Return how rows are worded."""
-        return Wording(self.arguments["prompt"], system=self.arguments["system"], variables=self.arguments["variables"])
+        return Wording.of(self.arguments)
 
     @property
     def taking(self) -> Taking:
         """Return what is made of answers: each is held as JSON until its row comes by."""
-        accept = self.arguments["accept"]
-        accepted = [accept] if isinstance(accept, str) else list(accept)
-        whole = self.schema is None or "length" not in accepted  # half of an object is none, and "cut" says why
-        return Taking(self.answers, parse=self._parse, meta=self.arguments["meta"],
-                      accept=accepted if whole else [one for one in accepted if one != "length"],
-                      on_error="raise" if self.arguments["on_error"] == "raise" else "keep")
+        on_error = "raise" if self.arguments["on_error"] == "raise" else "keep"
+        taking = Taking.of(self.arguments, *self.answers, schema=None, parse=self._parse, samples=None, on_error=on_error)
+        halves = "length" in taking.accept and self.schema is not None  # half of an object is none, and "cut" says why
+        return replace(taking, accept=[one for one in taking.accept if one != "length"]) if halves else taking
 
     @property
     def metas(self) -> list[str]:
@@ -84,7 +82,7 @@ class Judging:
     def _turns(self, rows: Any) -> Iterator[list[Turn]]:
         wording, seen = self.wording, self._seen(rows.column_names)
         reads = wording.reads(seen)
-        for row in _rows(rows, list(dict.fromkeys([*reads, *self.looks]))):
+        for row in each(rows, list(dict.fromkeys([*reads, *self.looks]))):
             for shown in self.shows(row):
                 yield wording.turns({**{name: row[name] for name in reads}, **shown})
 
@@ -103,34 +101,26 @@ def make(rows: Any, judging: Judging) -> "Batches":
     """Return rows with the columns that a judge's answers make."""
     import pyarrow as pa
 
-    from ddmake.artifacts.rows import Batches, schema_of, typed
+    from ddmake.artifacts.rows import Batches, features_of, schema_of, typed
 
-    asked = [bool(judging.shows(row)) for row in _rows(rows, judging.looks)]
+    asked = [bool(judging.shows(row)) for row in each(rows, judging.looks)]
     found = answered(those(rows, asked), judging.asking(rows), judging.taking)
     new = [pa.field(name, typed(name, [], kind, 0).type) for name, kind in judging.all_added.items()]
     schema = pa.schema([*schema_of(rows), *new])
-    features = getattr(rows.features, "to_dict", rows.features.copy)()
+    features = features_of(rows)
     return Batches(_beside(rows, asked, found, judging), features, schema)
-
-
-def _rows(rows: Any, columns: Sequence[str]) -> Iterator[Row]:
-    """Yield some columns of each row."""
-    from ddmake.artifacts.rows import read
-
-    for batch in read(rows, columns or None, FEW):
-        yield from batch.to_pylist() if columns else [{}] * batch.num_rows
 
 
 def _beside(rows: Any, asked: Sequence[bool], found: "Batches", judging: Judging) -> Iterator["pa.RecordBatch"]:
     """Yield batches of all rows with what was said of them; under "drop" without those of which nothing was."""
     import pyarrow.compute as pc
 
-    from ddmake.artifacts.rows import typed
+    from ddmake.artifacts.rows import read, typed
 
     names = [*judging.answers, *judging.metas]
     told = (row for batch in found for row in batch.select(names).to_pylist())
-    given, there = _rows(rows, judging.looks), iter(asked)
-    for batch in stored(rows):
+    given, there = each(rows, judging.looks), iter(asked)
+    for batch in read(rows):
         made = [_made(judging, row, next(told) if next(there) else {}) for _, row in zip(range(batch.num_rows), given)]
         new = {name: typed(name, [one.get(name) for one in made], kind, 0) for name, kind in judging.all_added.items()}
         whole = beside(batch, new)

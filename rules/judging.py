@@ -14,7 +14,7 @@ from ddmake.rules import judged
 from ddmake.rules.answering import OnError
 from ddmake.rules.columns import Columns, added, free, need
 from ddmake.rules.judged import Arguments, Judging, Row
-from ddmake.rules.texts import beside, stored
+from ddmake.rules.texts import beside
 from ddmake.rules.winners import winner as winner_in
 from ddmake.rules.winners import winners
 
@@ -108,20 +108,20 @@ def preferences(rows: StoredRows, *, a: str = "a", b: str = "b", winner: str = "
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from ddmake.artifacts.rows import Batches, schema_of
+    from ddmake.artifacts.rows import Batches, features_of, read, schema_of
 
     schema = schema_of(rows)
     kind = schema.field(a).type
 
     def pairs() -> Iterator[pa.RecordBatch]:
-        for batch in stored(rows):
+        for batch in read(rows):
             won = winners(batch.column(winner), winner)
             there = pc.and_(pc.and_(batch.column(a).is_valid(), batch.column(b).is_valid()), pc.is_in(won, pa.array(["a", "b"])))
             kept, won = batch.filter(there), won.filter(there)
             one, other, first = kept.column(a), kept.column(b).cast(kind), pc.equal(won, "a")
             yield beside(kept, {"chosen": pc.if_else(first, one, other), "rejected": pc.if_else(first, other, one)})
 
-    features = getattr(rows.features, "to_dict", rows.features.copy)()
+    features = features_of(rows)
     return Batches(pairs(), features, pa.schema([*schema, pa.field("chosen", kind), pa.field("rejected", kind)]))
 
 

@@ -31,7 +31,7 @@ def _made_up(inputs: Mapping[str, Any], arguments: Arguments) -> list[str]:
         raise DdfileError(str(writes_no_users(str(arguments["llm"].name))))
     if arguments["system"] is not None:
         arguments["system"].need(list(arguments["variables"] or ()))
-    taking = _taking(arguments)
+    taking = Taking.of(arguments, arguments["response"])
     taking.check([arguments["instruction"]])
     if not arguments["respond"]:
         return [arguments["instruction"]]
@@ -60,7 +60,9 @@ def magpie(*, llm: LLM, n: int, instruction: str = "instruction", respond: bool 
     arguments = locals()
     found = _instructions(arguments)
     table = pa.table({instruction: pa.array(found, pa.string())})
-    return answered(Stored(table, {}), Asking(llm, found), _taking(arguments)) if respond else Batches(table.to_batches())
+    if not respond:
+        return Batches(table.to_batches())
+    return answered(Stored(table, {}), Asking(llm, found), Taking.of(arguments, response))
 
 
 def _instructions(arguments: Arguments) -> list[str]:
@@ -80,9 +82,3 @@ def _before(arguments: Arguments) -> list[Turn]:
     if arguments["system"] is None:
         return []
     return [{"role": "system", "content": arguments["system"].render(**(arguments["variables"] or {}))}]
-
-
-def _taking(arguments: Arguments) -> Taking:
-    accept = arguments["accept"]
-    return Taking([arguments["response"]], meta=arguments["meta"], accept=[accept] if isinstance(accept, str) else accept,
-                  on_error=arguments["on_error"])

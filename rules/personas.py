@@ -14,9 +14,9 @@ from ddmake.ddfile.specs import LLM
 from ddmake.errors import DdfileError
 from ddmake.rules.answering import OnError, Taking, answered
 from ddmake.rules.columns import added, free, need
-from ddmake.rules.growing import check_used, drawn, grown, seen
+from ddmake.rules.growing import check_used, drawn, grown
 from ddmake.rules.questions import filled
-from ddmake.rules.texts import texts
+from ddmake.rules.texts import each, texts
 from ddmake.rules.wording import Turn, Wording
 
 if TYPE_CHECKING:
@@ -32,16 +32,16 @@ def _described(inputs: Mapping[str, Any], arguments: Arguments) -> list[str] | N
     columns = inputs["rows"]
     need(columns, arguments["text"], "to tell a persona from")
     free(columns, [arguments["persona"]], "personas")
-    _wording(arguments).check(added(columns, "text"))
-    _taking(arguments).check(columns)
-    return _taking(arguments).told(columns)
+    Wording.of(arguments).check(added(columns, "text"))
+    Taking.of(arguments, arguments["persona"]).check(columns)
+    return Taking.of(arguments, arguments["persona"]).told(columns)
 
 
 def _asking(inputs: Mapping[str, Any], arguments: Arguments) -> Iterator[Asking]:
     """Tell what `personas` asks: each text, as often as it is to be answered."""
-    rows, wording, name = filled(inputs["rows"], {"text": arguments["text"]}), _wording(arguments), arguments["text"]
+    rows, wording, name = filled(inputs["rows"], {"text": arguments["text"]}), Wording.of(arguments), arguments["text"]
     columns = list(dict.fromkeys([*wording.reads(rows.column_names), name]))
-    turns = (wording.turns({**row, "text": row[name]}) for row in seen(rows, columns))
+    turns = (wording.turns({**row, "text": row[name]}) for row in each(rows, columns))
     yield Asking(arguments["llm"], (one for one in turns for _ in range(arguments["samples"] or 1)))
 
 
@@ -58,7 +58,7 @@ def personas(rows: StoredRows, *, llm: LLM, text: str = "text", persona: str = "
     """
     arguments = locals()
     asking = next(_asking({"rows": rows}, arguments))
-    return answered(filled(rows, {"text": text}), asking, _taking(arguments))
+    return answered(filled(rows, {"text": text}), asking, Taking.of(arguments, arguments["persona"]))
 
 
 def _relating(inputs: Mapping[str, Any], arguments: Arguments) -> list[str] | None:
@@ -69,7 +69,7 @@ def _relating(inputs: Mapping[str, Any], arguments: Arguments) -> list[str] | No
             raise DdfileError(f"{name} is a number of at least 1, not {arguments[name]}.")
     need(columns, arguments["persona"], "to find relations of")
     free(columns, RELATED, "related_personas")
-    _wording(arguments).check(added(columns, "persona"))
+    Wording.of(arguments).check(added(columns, "persona"))
     return added(columns, *RELATED)
 
 
@@ -92,7 +92,7 @@ def related_personas(rows: StoredRows, *, llm: LLM, persona: str = "persona", ro
     for number in range(1, rounds + 1):
         last = [(row, one["persona"]) for row, ones in enumerate(grew) for one in ones
                 if one["round"] == number - 1 and (one["persona"] or "").strip() for _ in range(samples)]
-        prompts, used = _about(rows, last, _wording(arguments)), 0
+        prompts, used = _about(rows, last, Wording.of(arguments)), 0
         for (row, origin), answer in zip(last, drawn(llm, prompts, [row for row, _ in last], accept)):
             used += answer.wrong is None
             if answer.wrong is None and answer.strip():
@@ -109,22 +109,12 @@ def _one(persona: str | None, origin: str | None, number: int) -> dict[str, Any]
 
 def _about(rows: Any, asked: Sequence[tuple[int, str]], wording: Wording) -> Iterator[list[Turn]]:
     """Yield the chat messages about personas, each with the number of its row, in the order of the rows."""
-    shown = enumerate(seen(rows, wording.reads(rows.column_names)))
+    shown = enumerate(each(rows, wording.reads(rows.column_names)))
     at, row = -1, {}
     for number, persona in asked:
         while at < number:
             at, row = next(shown)
         yield wording.turns({**row, "persona": persona})
-
-
-def _wording(arguments: Arguments) -> Wording:
-    return Wording(arguments["prompt"], system=arguments["system"], variables=arguments["variables"])
-
-
-def _taking(arguments: Arguments) -> Taking:
-    accept = arguments["accept"]
-    return Taking([arguments["persona"]], samples=arguments["samples"], meta=arguments["meta"],
-                  accept=[accept] if isinstance(accept, str) else accept, on_error=arguments["on_error"])
 
 
 def _sampled(inputs: Mapping[str, Any], arguments: Arguments) -> list[str]:

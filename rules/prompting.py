@@ -19,16 +19,9 @@ Arguments = Mapping[str, Any]
 Parse = Callable[..., Any]  # (text, row) -> a value, or a dict of columns
 
 
-def _wording(arguments: Arguments) -> Wording:
-    return Wording(arguments["prompt"], arguments.get("messages"), arguments["system"], arguments.get("images"),
-                   arguments["variables"])
-
-
 def _taking(arguments: Arguments) -> Taking:
-    column, accept = arguments["column"], arguments["accept"]
-    return Taking([column] if isinstance(column, str) else column, arguments["schema"], arguments["parse"],
-                  arguments.get("samples"), arguments["meta"], [accept] if isinstance(accept, str) else accept,
-                  arguments["on_error"])
+    column = arguments["column"]
+    return Taking.of(arguments, *([column] if isinstance(column, str) else column))
 
 
 def _generated(inputs: Mapping[str, Any], arguments: Arguments) -> list[str] | None:
@@ -45,20 +38,20 @@ def _transformed(inputs: Mapping[str, Any], arguments: Arguments) -> list[str] |
 
 def _told(columns: list[str] | None, arguments: Arguments) -> list[str] | None:
     taking = _taking(arguments)
-    _wording(arguments).check(columns)
+    Wording.of(arguments).check(columns)
     taking.check(columns)
     return taking.told(columns)
 
 
 def _generating(inputs: Mapping[str, Any], arguments: Arguments) -> Iterator[Asking]:
     """Tell what `generate` asks: n times the same."""
-    turns = _wording(arguments).turns({})
+    turns = Wording.of(arguments).turns({})
     yield Asking(arguments["llm"], repeat(turns, arguments["n"]), arguments["schema"])
 
 
 def _transforming(inputs: Mapping[str, Any], arguments: Arguments) -> Iterator[Asking]:
     """Tell what `transform` asks: each row's prompt, as often as it is to be answered."""
-    asked = prompts(inputs["rows"], _wording(arguments), _taking(arguments).draws)
+    asked = prompts(inputs["rows"], Wording.of(arguments), _taking(arguments).draws)
     yield Asking(arguments["llm"], asked, arguments["schema"], arguments["tools"])
 
 

@@ -1,6 +1,6 @@
 """Questions and answers made of texts, and whether an answer follows from its text."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from ddmake import step
@@ -10,7 +10,8 @@ from ddmake.ddfile.specs import LLM
 from ddmake.errors import DdfileError
 from ddmake.rules.answering import META, Taking, answered
 from ddmake.rules.columns import added, free, need
-from ddmake.rules.texts import beside, nothing, stored, texts, those
+from ddmake.rules.judged import an_object, reason_field
+from ddmake.rules.texts import beside, texts, those
 from ddmake.rules.wording import FEW, Turn, Wording
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ def _questioned(inputs: Inputs, arguments: Arguments) -> list[str] | None:
     need(columns, arguments["text"], "to ask about")
     free(columns, (*PAIR, "pairs"), "questions")
     _pairing(arguments).check(columns)
-    _wording(arguments).check(added(columns, "text", "n"))
-    return added(columns, *PAIR, *meta)
+    Wording.of(arguments).check(added(columns, "text", "n"))
+    return added(columns, *meta, *PAIR)
 
 
 def _judged(inputs: Inputs, arguments: Arguments) -> list[str] | None:
@@ -46,21 +47,21 @@ def _judged(inputs: Inputs, arguments: Arguments) -> list[str] | None:
         raise DdfileError('meta=True adds a column beside the verdicts: say mark="faithful", too.')
     free(columns, _marks(arguments), "faithful")
     _judging(arguments).check(columns)
-    _wording(arguments).check(added(columns, *ROLES))
+    Wording.of(arguments).check(added(columns, *ROLES))
     return added(columns, *_marks(arguments))
 
 
 def _asking_questions(inputs: Inputs, arguments: Arguments) -> Iterator[Asking]:
     """Tell what `questions` asks: each text once."""
     roles = {"text": arguments["text"]}
-    asked = _turns(filled(inputs["rows"], roles), _wording(arguments), roles, {"n": arguments["n"]})
+    asked = _turns(filled(inputs["rows"], roles), Wording.of(arguments), roles, {"n": arguments["n"]})
     yield Asking(arguments["llm"], asked, _pairs(arguments))
 
 
 def _asking_verdicts(inputs: Inputs, arguments: Arguments) -> Iterator[Asking]:
     """Tell what `faithful` asks: each row once."""
     roles = _roles(arguments)
-    yield Asking(arguments["llm"], _turns(filled(inputs["rows"], roles), _wording(arguments), roles, {}), _verdict(arguments))
+    yield Asking(arguments["llm"], _turns(filled(inputs["rows"], roles), Wording.of(arguments), roles, {}), _verdict(arguments))
 
 
 @step(version="1", columns=_questioned, asks=_asking_questions)
@@ -79,7 +80,7 @@ def questions(rows: StoredRows, *, llm: LLM, n: int = 3, text: str = "text", pro
     arguments = locals()
     asking = next(_asking_questions({"rows": rows}, arguments))
     found = answered(filled(rows, {"text": text}), asking, _pairing(arguments))
-    return Batches(_spread(rows, found, meta), found.features)
+    return Batches(_spread(found), found.features)
 
 
 @step(version="1", columns=_judged, asks=_asking_verdicts)
@@ -94,50 +95,32 @@ def faithful(rows: StoredRows, *, llm: LLM, text: str = "text", question: str = 
     isn't judged; it has no verdict, as a row without a usable answer has none. Rows without a verdict are left out, or marked
     null. `longest` is the most characters of a reason. The judge may be wrong: measure it on rows that a human has judged.
     """
-    from ddmake.artifacts.rows import Batches
+    from ddmake.artifacts.rows import Batches, features_of
 
     arguments = locals()
     asking = next(_asking_verdicts({"rows": rows}, arguments))
     judged = answered(filled(rows, _roles(arguments)), asking, _judging(arguments))
-    features = getattr(rows.features, "to_dict", rows.features.copy)()
+    features = features_of(rows)
     return Batches(_with_verdicts(rows, judged, arguments), features)
 
 
-def _wording(arguments: Arguments) -> Wording:
-    return Wording(arguments["prompt"], system=arguments["system"], variables=arguments["variables"])
-
-
-def _accepted(arguments: Arguments) -> Sequence[str]:
-    return [arguments["accept"]] if isinstance(arguments["accept"], str) else list(arguments["accept"])
-
-
 def _pairing(arguments: Arguments) -> Taking:
-    return Taking(["question"], _pairs(arguments), meta=arguments["meta"], accept=_accepted(arguments),
-                  on_error=arguments["on_error"])
+    return Taking.of(arguments, "question", schema=_pairs(arguments))
 
 
 def _judging(arguments: Arguments) -> Taking:
-    return Taking(["verdict"], _verdict(arguments), meta=arguments["meta"], accept=_accepted(arguments),
-                  on_error=arguments["on_error"])
+    return Taking.of(arguments, "verdict", schema=_verdict(arguments))
 
 
 def _pairs(arguments: Arguments) -> dict[str, Any]:
     """Return the schema of one to n pairs."""
-    pair = _object({name: _text(arguments["longest"]) for name in PAIR})
-    return _object({"pairs": {"type": "array", "items": pair, "minItems": 1, "maxItems": arguments["n"]}})
+    pair = an_object({name: reason_field(arguments) for name in PAIR})
+    return an_object({"pairs": {"type": "array", "items": pair, "minItems": 1, "maxItems": arguments["n"]}})
 
 
 def _verdict(arguments: Arguments) -> dict[str, Any]:
     """Return the schema of a verdict, the reason first."""
-    return _object({"reason": _text(arguments["longest"]), "verdict": {"type": "string", "enum": ["yes", "no"]}})
-
-
-def _object(fields: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
-
-
-def _text(longest: int | None) -> dict[str, Any]:
-    return {"type": "string"} if longest is None else {"type": "string", "maxLength": longest}
+    return an_object({"reason": reason_field(arguments), "verdict": {"type": "string", "enum": ["yes", "no"]}})
 
 
 def _roles(arguments: Arguments) -> Roles:
@@ -172,35 +155,28 @@ def _filled(columns: Iterable[Iterable[str | None]]) -> list[bool]:
     return [all(one is not None and one.strip() for one in row) for row in zip(*columns)]
 
 
-def _spread(rows: Any, found: "Batches", meta: bool) -> Iterator["pa.RecordBatch"]:
-    """Yield batches with a row for each pair; one without rows where there are none, which tells the columns."""
+def _spread(found: "Batches") -> Iterator["pa.RecordBatch"]:
+    """Yield batches with a row for each pair, of which both sides have text."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from ddmake.artifacts.rows import typed
-
-    count = 0
     for batch in found:
         pairs = batch.column("pairs")
         sides = {name: pc.struct_field(pc.list_flatten(pairs), name) for name in PAIR}
         there = pa.array(_filled(side.to_pylist() for side in sides.values()), pa.bool_())
-        spread = beside(batch.drop_columns(["pairs"]).take(pc.list_parent_indices(pairs)), sides).filter(there)
-        count += spread.num_rows
-        if spread.num_rows:
-            yield spread
-    if not count:
-        more = {"question_meta": typed("question_meta", [], META, 0)} if meta else {}
-        yield beside(nothing(rows), {**more, **{name: pa.array([], pa.string()) for name in PAIR}})
+        yield beside(batch.drop_columns(["pairs"]).take(pc.list_parent_indices(pairs)), sides).filter(there)
 
 
 def _with_verdicts(rows: Any, judged: "Batches", arguments: Arguments) -> Iterator["pa.RecordBatch"]:
     """Yield batches of the faithful rows, or of all with their verdicts, which come for those that could be judged."""
     import pyarrow as pa
 
+    from ddmake.artifacts.rows import read
+
     names = ["verdict", "reason", *(["verdict_meta"] if arguments["meta"] else [])]
     told = (row for batch in judged for row in batch.select(names).to_pylist())
     unjudged: dict[str, Any] = dict.fromkeys(names)
-    for batch in stored(rows):
+    for batch in read(rows):
         filled = _filled(batch.column(column).to_pylist() for column in _roles(arguments).values())
         found = [next(told) if there else unjudged for there in filled]
         verdicts = pa.array([one["verdict"] and one["verdict"] == "yes" for one in found], pa.bool_())

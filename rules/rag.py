@@ -12,9 +12,9 @@ from ddmake.ddfile.specs import LLM, Embedder
 from ddmake.errors import DdfileError, DdmakeError
 from ddmake.rules.answering import OnError, Taking, answered
 from ddmake.rules.columns import added, free, need
-from ddmake.rules.fitting import Fitting, each, nearest
+from ddmake.rules.fitting import Fitting, nearest
 from ddmake.rules.retrieval import FOUND, retrieve
-from ddmake.rules.texts import beside
+from ddmake.rules.texts import beside, each
 from ddmake.rules.wording import Turn, Wording
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def _told(inputs: Inputs, arguments: Arguments) -> list[str] | None:
     if arguments["sources"]:
         free(columns, FOUND, "rag")
         columns = added(columns, *FOUND)
-    _wording(arguments).check(added(columns, *SEEN))
-    taking = _taking(arguments)
+    Wording.of(arguments).check(added(columns, *SEEN))
+    taking = Taking.of(arguments, arguments["column"])
     taking.check(columns)
     return taking.told(columns)
 
@@ -85,17 +85,7 @@ def rag(rows: StoredRows, documents: StoredRows, *, llm: LLM, embedder: Embedder
     if sources:
         rows = _WithSources(rows, found, [count for _, count in _prompts(rows, found, arguments)])
     asking = Asking(llm, (turns for turns, _ in _prompts(rows, found, arguments)), schema)
-    return answered(rows, asking, _taking(arguments))
-
-
-def _wording(arguments: Arguments) -> Wording:
-    return Wording(arguments["prompt"], system=arguments["system"], variables=arguments["variables"])
-
-
-def _taking(arguments: Arguments) -> Taking:
-    accept = arguments["accept"]
-    return Taking([arguments["column"]], arguments["schema"], arguments["parse"], meta=arguments["meta"],
-                  accept=[accept] if isinstance(accept, str) else accept, on_error=arguments["on_error"])
+    return answered(rows, asking, Taking.of(arguments, arguments["column"]))
 
 
 def _column(rows: Any, name: str) -> "pa.ChunkedArray":
@@ -162,7 +152,7 @@ def _prompts(rows: Any, found: _Found, arguments: Arguments) -> Iterator[tuple[l
     """Yield the chat messages for each row, and how many texts they show."""
     from ddmake.calls.context import context_of
 
-    wording, question = _wording(arguments), arguments["question"]
+    wording, question = Wording.of(arguments), arguments["question"]
     wording.check(added(rows.column_names, *SEEN))
     fitting = Fitting(context_of(arguments["llm"], arguments["context"]), arguments["min_texts"])
     columns = [name for name in wording.reads(rows.column_names) if name not in FOUND]

@@ -1,6 +1,6 @@
 """Recipes over vectors of texts: making them, finding the nearest, comparing two."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from ddmake import step
@@ -8,6 +8,8 @@ from ddmake.ddfile.asking import Embedding
 from ddmake.ddfile.inputs import StoredRows
 from ddmake.ddfile.specs import Embedder
 from ddmake.errors import DdfileError, DdmakeError, did_you_mean
+from ddmake.rules.columns import added, free, need
+from ddmake.rules.texts import beside
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,17 +27,11 @@ TOGETHER = 2**28  # bytes of found texts that are held at once
 Inputs, Arguments = Mapping[str, Any], Mapping[str, Any]
 
 
-def _need(columns: Sequence[str] | None, name: str, what: str) -> None:
-    """Raise DdfileError where a column isn't among those that are known."""
-    if columns is not None and name not in columns:
-        raise DdfileError(f"there is no column {name!r} {what}. There are: {', '.join(columns)}.{did_you_mean(name, columns)}")
-
-
 def _embedded(inputs: Inputs, arguments: Arguments) -> list[str] | None:
     """Tell the columns of `embed`."""
     columns = inputs["rows"]
-    _need(columns, arguments["text"], "to embed")
-    return None if columns is None else list(dict.fromkeys([*columns, arguments["column"]]))
+    need(columns, arguments["text"], "to embed")
+    return added(columns, arguments["column"])
 
 
 def _retrieved(inputs: Inputs, arguments: Arguments) -> list[str] | None:
@@ -43,10 +39,10 @@ def _retrieved(inputs: Inputs, arguments: Arguments) -> list[str] | None:
     queries, documents = inputs["queries"], inputs["documents"]
     if arguments["k"] < 1:
         raise DdfileError(f"k is the number of texts to find, at least 1, not {arguments['k']}.")
-    _need(documents, arguments["text"], "of texts to find")
+    need(documents, arguments["text"], "of texts to find")
     _need_packages(arguments["approximate"])
     if arguments["id"] is not None:
-        _need(documents, arguments["id"], "to tell documents by")
+        need(documents, arguments["id"], "to tell documents by")
     for columns, kind in ((queries, "queries"), (documents, "documents")):
         column = arguments["embedding"]
         if columns is not None and column not in columns and arguments["embedder"] is None:
@@ -54,10 +50,8 @@ def _retrieved(inputs: Inputs, arguments: Arguments) -> list[str] | None:
     if queries is None:
         return None
     if arguments["embedding"] not in queries:
-        _need(queries, arguments["query"], "of queries")
-    taken = next((name for name in FOUND if name in queries), None)
-    if taken is not None:
-        raise DdfileError(f"retrieve adds a column {taken!r}, and there is one already: .rename() it.")
+        need(queries, arguments["query"], "of queries")
+    free(queries, FOUND, "retrieve")
     return [*queries, *FOUND]
 
 
@@ -65,8 +59,8 @@ def _compared(inputs: Inputs, arguments: Arguments) -> list[str] | None:
     """Tell the columns of `cosine_similarity`."""
     columns = inputs["rows"]
     for name in (arguments["a"], arguments["b"]):
-        _need(columns, name, "to compare")
-    return None if columns is None else list(dict.fromkeys([*columns, arguments["column"]]))
+        need(columns, name, "to compare")
+    return added(columns, arguments["column"])
 
 
 def _embedding(inputs: Inputs, arguments: Arguments) -> Iterator[Embedding]:
@@ -90,11 +84,12 @@ def _comparing(inputs: Inputs, arguments: Arguments) -> Iterator[Embedding]:
 
 def _said(rows: Any, name: str) -> Iterator[str]:
     """Yield the texts of a column that are to be embedded; none where it holds vectors."""
+    from ddmake.artifacts.rows import texts_in
     from ddmake.artifacts.vectors import are_vectors
 
     values = _column(rows, name)
     if not are_vectors(values.type):
-        yield from (one for one in _texts(values, name) if one is not None)
+        yield from (one for one in texts_in(values, name) if one is not None)
 
 
 @step(version="2", columns=_embedded, asks=_embedding)
@@ -144,7 +139,9 @@ def cosine_similarity(rows: StoredRows, *, a: str = "a", b: str = "b", embedder:
 
 def _features(rows: Any, without: str | None = None) -> dict[str, Any]:
     """Return what `datasets` says of the columns that stay as they are."""
-    features = getattr(rows.features, "to_dict", rows.features.copy)()
+    from ddmake.artifacts.rows import features_of
+
+    features = features_of(rows)
     features.pop(without, None)
     return features
 
@@ -153,11 +150,11 @@ def _with_vectors(rows: Any, embedder: Any, text: str, column: str, normalize: b
                   features: dict[str, Any]) -> Iterator["pa.RecordBatch"]:
     """Yield batches of rows with their vectors, and note in `features` what these are."""
     from ddmake.artifacts import vectors
-    from ddmake.artifacts.rows import read
+    from ddmake.artifacts.rows import read, texts_in
 
     waiting: list[pa.RecordBatch] = []  # without texts, and nothing yet tells how long a vector is
     for batch in read(rows, size=BATCH):
-        texts = _texts(batch.column(text), text)
+        texts = texts_in(batch.column(text), text)
         there = [one is not None for one in texts]
         if not any(there) and column not in features:
             waiting.append(batch)
@@ -165,10 +162,10 @@ def _with_vectors(rows: Any, embedder: Any, text: str, column: str, normalize: b
         found = embedder.encode((one for one in texts if one is not None), normalize)
         size = found.shape[1] if any(there) else features[column]["length"]
         features[column] = vectors.feature(size)
-        yield from (_put(one, column, vectors.nothing(one.num_rows, size)) for one in waiting)
+        yield from (beside(one, {column: vectors.nothing(one.num_rows, size)}) for one in waiting)
         waiting.clear()
-        yield _put(batch, column, vectors.array(found.reshape(-1, size), there))
-    yield from (_put(one, column, vectors.nothing(one.num_rows)) for one in waiting)
+        yield beside(batch, {column: vectors.array(found.reshape(-1, size), there)})
+    yield from (beside(one, {column: vectors.nothing(one.num_rows)}) for one in waiting)
 
 
 def _with_cosines(rows: Any, a: str, b: str, embedder: Any, column: str) -> Iterator["pa.RecordBatch"]:
@@ -177,7 +174,7 @@ def _with_cosines(rows: Any, a: str, b: str, embedder: Any, column: str) -> Iter
     first = 0
     for batch in read(rows, size=BATCH):
         pair = [_of_array(batch.column(name), name, embedder, first) for name in (a, b)]
-        yield _put(batch, column, _cosines(pair[0], pair[1], batch.num_rows, f"{a!r} and {b!r}"))
+        yield beside(batch, {column: _cosines(pair[0], pair[1], batch.num_rows, f"{a!r} and {b!r}")})
         first += batch.num_rows
 
 
@@ -227,7 +224,7 @@ class _Found:
         for start, stop in _portions(np.concatenate([[0], np.cumsum(self.sizes[rows])])[ends]):
             part, some = batch.slice(start, stop - start), slice(ends[start], ends[stop])
             for column, values in zip(FOUND, self._columns(ends[start:stop + 1] - ends[start], rows[some], scores[some])):
-                part = _put(part, column, values)
+                part = beside(part, {column: values})
             yield part
 
     def _columns(self, ends: "np.ndarray", rows: "np.ndarray", scores: "np.ndarray") -> list["pa.Array"]:
@@ -313,22 +310,25 @@ def _need_packages(approximate: bool) -> None:
 
 def _vectors(rows: Any, embedding: str, text: str, embedder: Any) -> "Vectors":
     """Return the vectors of rows: those of their column, else such as the embedder makes of their texts."""
+    from ddmake.artifacts.rows import texts_in
+
     if embedding in rows.column_names:
         from ddmake.artifacts.vectors import of_column
 
         return of_column(_column(rows, embedding), embedding)
-    return _made(_texts(_column(rows, text), text), text, embedder)
+    return _made(texts_in(_column(rows, text), text), text, embedder)
 
 
 def _of_array(values: "pa.Array", name: str, embedder: Any, first: int) -> "Vectors":
     """Return the vectors that a column holds from row `first` on, or that the embedder makes of its texts."""
     import pyarrow as pa
 
+    from ddmake.artifacts.rows import texts_in
     from ddmake.artifacts.vectors import are_vectors, of_column
 
     if are_vectors(values.type):
         return of_column(pa.chunked_array([values]), name, first)
-    return _made(_texts(values, name), name, embedder)
+    return _made(texts_in(values, name), name, embedder)
 
 
 def _made(texts: list[str | None], name: str, embedder: Any) -> "Vectors":
@@ -342,26 +342,9 @@ def _made(texts: list[str | None], name: str, embedder: Any) -> "Vectors":
     return Vectors(list(embedder.stream(texts[number] for number in there)), np.array(there, np.int64))
 
 
-def _texts(values: "pa.Array | pa.ChunkedArray", name: str) -> list[str | None]:
-    """Return a column's texts. Raises DdmakeError for one that holds anything else."""
-    import pyarrow as pa
-
-    if not any(check(values.type) for check in (pa.types.is_string, pa.types.is_large_string, pa.types.is_null)):
-        raise DdmakeError(f"column {name!r} holds {values.type}, and text is needed.")
-    return values.to_pylist()
-
-
 def _column(rows: Any, name: str) -> "pa.ChunkedArray":
     """Return a whole column as it is stored."""
     if name not in rows.column_names:
         raise DdmakeError(f"there is no column {name!r}. Columns: {', '.join(rows.column_names)}."
                           f"{did_you_mean(name, rows.column_names)}")
     return rows.with_format("arrow", columns=[name])[0:len(rows)].column(name)
-
-
-def _put(batch: "pa.RecordBatch", name: str, values: "pa.Array") -> "pa.RecordBatch":
-    """Return a batch with a column beside the others, or in the place of one of that name."""
-    import pyarrow as pa
-
-    columns = {**dict(zip(batch.schema.names, batch.columns)), name: values}
-    return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))

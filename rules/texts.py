@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from ddmake.errors import DdmakeError
-
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -18,21 +16,7 @@ ALONE = "\u0e01-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3041-\u30fa\u30fc
 FAR = "\U00020000-\U0003ffff"  # Chinese characters, too
 CHARACTER = re.compile(f"[{ALONE}{FAR}]")
 WORD = re.compile(rf"[\w{MARKS}{ALONE}]+")
-
-
-def stored(rows: Any, size: int = 1000) -> Iterator["pa.RecordBatch"]:
-    """Yield rows as they are stored; where there are none, one batch without rows, which tells the columns."""
-    from ddmake.artifacts.rows import read
-
-    yield from read(rows, size=size) if len(rows) else [nothing(rows)]
-
-
-def nothing(rows: Any) -> "pa.RecordBatch":
-    """Return a batch of no rows with the columns of rows."""
-    import pyarrow as pa
-
-    schema = rows.with_format("arrow")[0:0].schema
-    return pa.RecordBatch.from_arrays([pa.array([], kind) for kind in schema.types], names=schema.names)
+FEW = 100  # rows that are made into Python's at once
 
 
 def beside(batch: "pa.RecordBatch", columns: Mapping[str, "pa.Array"]) -> "pa.RecordBatch":
@@ -58,21 +42,23 @@ def those(rows: Any, there: Sequence[bool]) -> Any:
     return Stored(pa.concat_tables(parts) if parts else rows[0:0], rows.features)
 
 
+def each(rows: Any, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield some columns of each row, which may be none."""
+    from ddmake.artifacts.rows import read
+
+    if not columns:
+        yield from ({} for _ in range(len(rows)))
+        return
+    for batch in read(rows, columns, FEW):
+        yield from batch.to_pylist()
+
+
 def texts(rows: Any, name: str, size: int = 1000) -> Iterator[str | None]:
     """Yield a column's texts. Raises DdmakeError for a column that holds anything else."""
-    from ddmake.artifacts.rows import read
+    from ddmake.artifacts.rows import read, texts_in
 
     for batch in read(rows, [name], size):
         yield from texts_in(batch.column(0), name)
-
-
-def texts_in(values: "pa.Array", name: str) -> list[str | None]:
-    """Return the texts of a column's batch. Raises DdmakeError where it holds anything else."""
-    import pyarrow as pa
-
-    if not any(check(values.type) for check in (pa.types.is_string, pa.types.is_large_string, pa.types.is_null)):
-        raise DdmakeError(f"column {name!r} holds {values.type}, and text is needed.")
-    return values.to_pylist()
 
 
 def words(text: str) -> list[str]:

@@ -26,6 +26,12 @@ class Wording:
     images: str | Sequence[str] | None = None
     variables: Mapping[str, Any] | None = None
 
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> "Wording":
+        """Return what a recipe's arguments of these names say."""
+        return cls(arguments["prompt"], arguments.get("messages"), arguments["system"], arguments.get("images"),
+                   arguments["variables"])
+
     @property
     def pictures(self) -> Sequence[str]:
         """Return the names of the columns with images."""

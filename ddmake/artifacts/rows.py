@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from ddmake.ddfile.structure import Kind
 from ddmake.ddfile.target import ROW_FILES, suffix
-from ddmake.errors import RecipeFailed
+from ddmake.errors import DdmakeError, RecipeFailed
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -86,6 +86,19 @@ def read(dataset: "Dataset", columns: Sequence[str] | None = None, size: int = B
 def schema_of(dataset: "Dataset") -> pa.Schema:
     """Return a Dataset's columns as they are stored."""
     return dataset.with_format("arrow")[0:0].schema
+
+
+def features_of(dataset: "Dataset") -> dict[str, Any]:
+    """Return what `datasets` says of each column, as a dict of one's own; a Stored's is one already."""
+    features = dataset.features
+    return getattr(features, "to_dict", features.copy)()
+
+
+def texts_in(values: pa.Array | pa.ChunkedArray, name: str) -> list[str | None]:
+    """Return the texts of a column, or of a batch of it. Raises DdmakeError where it holds anything else."""
+    if not any(check(values.type) for check in (pa.types.is_string, pa.types.is_large_string, pa.types.is_null)):
+        raise DdmakeError(f"column {name!r} holds {values.type}, and text is needed.")
+    return values.to_pylist()
 
 
 def write_dataset(dataset: "Dataset", to: Path) -> None:
