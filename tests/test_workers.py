@@ -41,7 +41,7 @@ LEAVES = {
     "lost streams": "os.closerange(0, 3); sys.stdout = sys.stderr = None",
     "closed numbers": "os.close(0); os.close(1); os.close(2)",
     "limits": "sys.setrecursionlimit(900); resource.setrlimit(resource.RLIMIT_NOFILE, (80, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))",
-    "a signal handler": "signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.signal(signal.SIGINT, signal.SIG_IGN); signal.alarm(1)",
+    "a signal handler": "signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.signal(signal.SIGINT, signal.SIG_IGN); signal.alarm(3600)",
     "a path of modules": "sys.path.insert(0, '/nowhere')",
     "a mask": "os.umask(0o777)",
     "a seed": "random.seed(1); numpy.random.seed(1)",
@@ -60,7 +60,7 @@ def test_what_a_job_changes_of_its_process_is_put_back(project, left):
             seeded = draws[0] == random.Random(1).random() or draws[1] == numpy.random.RandomState(1).rand()
             umask = os.umask(0)
             os.umask(umask)
-            return dict(cwd=os.getcwd(), env=json.dumps(dict(os.environ)), path=sys.path[:3], handlers=handlers, mask=umask, seeded=seeded,
+            return dict(cwd=os.getcwd(), env=json.dumps(dict(os.environ)), path=sys.path[:3], handlers=handlers, alarm=signal.alarm(0), mask=umask, seeded=seeded,
                         limits=[sys.getrecursionlimit(), *resource.getrlimit(resource.RLIMIT_NOFILE)])
 
         @step("a.jsonl")
@@ -302,3 +302,60 @@ def test_what_one_job_has_cached_is_no_answer_for_the_next(project):
             yield {"n": number() + Box.number()}
     """).make("-j", "1")
     assert project.lines("a.jsonl") == [{"n": 2}] and project.lines("b.jsonl") == [{"n": 4}]
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Return a list that gets an entry for each worker that is started."""
+    from ddmake.executors import local
+
+    found, worker = [], local.Worker
+    monkeypatch.setattr(local, "Worker", lambda *given: found.append(given) or worker(*given))
+    return found
+
+
+TWO_TRAININGS = """
+data = jsonl("data", "in.jsonl")
+first = dpo("models/first", data, base="tiny", peft=lora(r=2, dropout=0.1), chosen="completion", rejected="other", dtype="bfloat16",
+            learning_rate=5e-3, batch_size=8, max_length=32)
+second = finetune("models/second", data.take(17), base="tiny-base", peft=lora(r=4, dropout=0.1), learning_rate=5e-3, epochs=1,
+                  max_length=32)
+
+@step("left.jsonl", first, second)
+def left(first, second):
+    import gc, os, sys, torch, warnings
+    yield {"warm": "trl" in sys.modules, "weights": sum(isinstance(thing, torch.nn.Parameter) for thing in gc.get_objects()),
+           "dtype": str(torch.get_default_dtype()), "threads": torch.get_num_threads() == int(os.environ["OMP_NUM_THREADS"]),
+           "graph": torch.is_grad_enabled(), "ignored": sum("trl" in str(known[3]) for known in warnings.filters)}
+
+choose("models/none", {"data": data}, jsonl("scores", "scores.jsonl"), metric="score")
+"""
+
+
+def test_a_second_training_finds_a_warm_process_and_makes_the_same_model(project, tmp_path, started):
+    """The first is another technique in another precision, and of what it held nothing is left."""
+    from conftest import Project
+
+    from ddmake.backends.models import files_sha
+
+    alone = Project(tmp_path / "alone")
+    for each in (project, alone):
+        each.write("in.jsonl", "".join(f'{{"prompt": "p{n}", "completion": "good {n}", "other": "bad {n}"}}\n' for n in range(24)))
+        each.write("scores.jsonl", '{"model": "data", "score": 1}\n')
+        each.ddfile(TWO_TRAININGS)
+    project.make("-j", "1", "left.jsonl")
+    assert len(started) == 1 and project.lines("left.jsonl") == [
+        {"warm": True, "weights": 0, "dtype": "torch.float32", "threads": True, "graph": True, "ignored": 0}]
+    alone.make("-j", "1", "models/second")
+    assert files_sha(alone.root / "models/second") == files_sha(project.root / "models/second")
+
+
+def test_a_training_that_failed_ends_its_process_and_one_of_the_users_has_its_own(project, started):
+    project.write("in.jsonl", '{"x": 1}\n')
+    project.write("scores.jsonl", '{"model": "data", "score": 1}\n')
+    project.ddfile(TWO_TRAININGS.partition("first =")[0] + TWO_TRAININGS[TWO_TRAININGS.index("choose("):] + """
+jsonl("again", data)
+""")
+    result = project.run("-k", "-j", "1")
+    assert "'data' is no model folder that could be copied" in result.output
+    assert len(started) == 2
