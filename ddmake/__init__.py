@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ddmake.ddfile.config import config
+    from ddmake.ddfile.facts import facts
     from ddmake.ddfile.include import include
     from ddmake.ddfile.load import load
     from ddmake.ddfile.recipe import step, train
@@ -15,11 +16,12 @@ if TYPE_CHECKING:
     from ddmake.ddfile.workflow import Workflow, alias
 
 __version__ = "0.1.0"
-__all__ = ["Workflow", "alias", "config", "embedder", "include", "llm", "load", "lora", "mixture", "step", "template", "train"]
+__all__ = ["Workflow", "alias", "config", "embedder", "facts", "include", "llm", "load", "lora", "mixture", "step", "template",
+           "train"]
 
 _HOMES = {"Workflow": "workflow", "alias": "workflow", "config": "config", "embedder": "specs",
-          "include": "include", "llm": "specs", "load": "load", "lora": "specs", "mixture": "specs", "step": "recipe",
-          "template": "template", "train": "recipe"}
+          "facts": "facts", "include": "include", "llm": "specs", "load": "load", "lora": "specs", "mixture": "specs",
+          "step": "recipe", "template": "template", "train": "recipe"}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,4 +2,5 @@
 
 from ddmake.cli.main import main
 
-main()
+if __name__ == "__main__":  # processes that a training spawns import this module, too
+    main()

@@ -1,15 +1,33 @@
 """Training on preferences: models that answer as is preferred, and models that score answers."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
 from ddmake import train
-from ddmake.ddfile.inputs import Free, Model, Parts, Progress, Prompt
+from ddmake.ddfile.inputs import Free, Model, Progress, Prompt
 from ddmake.ddfile.specs import Lora
 from ddmake.errors import DdfileError, DdmakeError, did_you_mean
 from ddmake.rules.columns import need as need_column
-from ddmake.rules.learning import Arguments, Inputs, check, columns_of, named_parts, need_causal, need_packages, settings
+from ddmake.rules.learning import (
+    Arguments,
+    Bits,
+    Count,
+    Flag,
+    Inputs,
+    OnChange,
+    Trackers,
+    TrainParts,
+    Whether,
+    check,
+    columns_of,
+    named_parts,
+    need_causal,
+    need_packages,
+    settings,
+    text,
+)
 
 RATES = {  # (all weights, with an adapter): the learning rate unless one is given; an adapter wants about ten times as much
     "dpo": (1e-6, 1e-5),  # TRL's
@@ -27,7 +45,7 @@ Row = Mapping[str, Any]
 
 def _compared(inputs: Inputs, arguments: Arguments) -> None:
     """Check the columns of rows with a chosen and a rejected answer, and what is said of the training."""
-    check(arguments)
+    check(inputs, arguments)
     _learned(inputs, arguments, [arguments["chosen"], arguments["rejected"]])
 
 
@@ -60,7 +78,7 @@ def _scored(inputs: Inputs, arguments: Arguments) -> None:
 
 def _judged(inputs: Inputs, arguments: Arguments) -> None:
     """Check `kto`."""
-    check(arguments)
+    check(inputs, arguments)
     pair = [arguments["chosen"], arguments["rejected"]]
     if pair.count(None) == 1:
         raise DdfileError("kto takes chosen= and rejected= together, or neither.")
@@ -83,13 +101,16 @@ def _weighted(loss: str | Mapping[str, float]) -> Mapping[str, float]:
     return {loss: 1.0} if isinstance(loss, str) else loss
 
 
-@train(version="1", columns=_direct)
-def dpo(parts: Annotated[Any, Parts("train", observed=("validation",))], *, base: Model, peft: Lora | None = None,
-        prompt: Prompt | None = None, chosen: str = "chosen", rejected: str = "rejected", beta: float = 0.1,
+@train(version="2", columns=_direct)
+def dpo(parts: TrainParts, *, base: Model, peft: Lora | None = None, prompt: Prompt | None = None,
+        chosen: str = "chosen", rejected: str = "rejected", beta: float = 0.1,
         loss: str | Mapping[str, float] = "sigmoid", label_smoothing: float = 0.0, epochs: float = 1.0, batch_size: int = 32,
         micro_batch: Annotated[int | None, Free] = None, learning_rate: float | None = None, warmup: float = 0.1,
         schedule: str = "linear", weight_decay: float = 0.0, max_grad_norm: float = 1.0, max_length: int = 1024,
         dtype: str | None = None, revision: str | None = None, separator: str = "\n", seed: int = 0,
+        quantize: Bits | None = None, best: bool = False, patience: int | None = None, evaluate_every: int | None = None,
+        deterministic: bool = False, gradient_checkpointing: Whether = None, trackers: Trackers = (),
+        processes: Count = None, sharded: Flag = False, on_change: OnChange = "mark",
         output: Path, checkpoints: Path, progress: Progress) -> None:
     """Teach a language model to prefer each row's chosen answer to its rejected one.
 
@@ -97,26 +118,30 @@ def dpo(parts: Annotated[Any, Parts("train", observed=("validation",))], *, base
     chosen answer's probability over the rejected one's, measured from a reference, which is the base. A greater `beta` keeps
     it nearer to that. `loss` is one of TRL's by name, or a dict of several with their weights. With `peft=lora(…)` the base
     is left as it is, and an adapter is learned beside it (Hu et al. 2021, arXiv 2106.09685). A validation set only draws a
-    curve.
+    curve, unless the best weights are kept by it.
     """
     arguments = locals()
     need_packages("dpo", peft, "trl")
     need_causal("dpo", base, revision)
     from ddmake.trainers import dpo as trainer
+    from ddmake.trainers.launch import launch
 
     losses = _weighted(loss)
     made_of = settings(trainer.Direct, arguments, RATES["dpo"], losses=tuple(losses), weights=tuple(losses.values()))
     shown = Shown("dpo", prompt, {"chosen": chosen, "rejected": rejected})
-    trainer.train(*shown.parts(parts), made_of, output, checkpoints, progress)
+    launch(trainer.train, *shown.parts(parts), made_of, output, checkpoints, progress)
 
 
-@train(version="1", columns=_judged)
-def kto(parts: Annotated[Any, Parts("train", observed=("validation",))], *, base: Model, peft: Lora | None = None,
-        prompt: Prompt | None = None, completion: str = "completion", label: str = "label", chosen: str | None = None,
+@train(version="2", columns=_judged)
+def kto(parts: TrainParts, *, base: Model, peft: Lora | None = None, prompt: Prompt | None = None,
+        completion: str = "completion", label: str = "label", chosen: str | None = None,
         rejected: str | None = None, beta: float = 0.1, desirable_weight: float = 1.0, undesirable_weight: float = 1.0,
         epochs: float = 1.0, batch_size: int = 32, micro_batch: int | None = None, learning_rate: float | None = None,
         warmup: float = 0.1, schedule: str = "linear", weight_decay: float = 0.0, max_grad_norm: float = 1.0,
         max_length: int = 1024, dtype: str | None = None, revision: str | None = None, separator: str = "\n", seed: int = 0,
+        quantize: Bits | None = None, best: bool = False, patience: int | None = None, evaluate_every: int | None = None,
+        deterministic: bool = False, gradient_checkpointing: Whether = None, trackers: Trackers = (),
+        processes: Count = None, sharded: Flag = False, on_change: OnChange = "mark",
         output: Path, checkpoints: Path, progress: Progress) -> None:
     """Teach a language model by single answers, each of which was wanted or not.
 
@@ -124,50 +149,58 @@ def kto(parts: Annotated[Any, Parts("train", observed=("validation",))], *, base
     a `label`, true or false. With `chosen` and `rejected` each row is a pair, of which the one is wanted and the other not. A
     greater `beta` keeps the model nearer to the base, its reference. `desirable_weight` and `undesirable_weight` even out how
     many there are of each kind. With `peft=lora(…)` an adapter is learned beside the base (Hu et al. 2021, arXiv 2106.09685).
-    A validation set only draws a curve.
+    A validation set only draws a curve, unless the best weights are kept by it.
     """
     arguments = locals()
     need_packages("kto", peft, "trl")
     need_causal("kto", base, revision)
     from ddmake.trainers import kto as trainer
+    from ddmake.trainers.launch import launch
 
     made_of = settings(trainer.Unpaired, arguments, RATES["kto"])
     columns = {"chosen": chosen, "rejected": rejected} if chosen else {"completion": completion}
     shown = Shown("kto", prompt, columns, label=None if chosen else label)
-    trainer.train(*shown.parts(parts), made_of, output, checkpoints, progress)
+    launch(trainer.train, *shown.parts(parts), made_of, output, checkpoints, progress)
 
 
-@train(version="1", columns=_compared)
-def orpo(parts: Annotated[Any, Parts("train", observed=("validation",))], *, base: Model, peft: Lora | None = None,
-         prompt: Prompt | None = None, chosen: str = "chosen", rejected: str = "rejected", beta: float = 0.1,
+@train(version="2", columns=_compared)
+def orpo(parts: TrainParts, *, base: Model, peft: Lora | None = None, prompt: Prompt | None = None,
+         chosen: str = "chosen", rejected: str = "rejected", beta: float = 0.1,
          epochs: float = 3.0, batch_size: int = 32, micro_batch: Annotated[int | None, Free] = None,
          learning_rate: float | None = None, warmup: float = 0.1, schedule: str = "linear", weight_decay: float = 0.0,
          max_grad_norm: float = 1.0, max_length: int = 1024, dtype: str | None = None, revision: str | None = None,
-         separator: str = "\n", seed: int = 0, output: Path, checkpoints: Path, progress: Progress) -> None:
+         separator: str = "\n", seed: int = 0, quantize: Bits | None = None, best: bool = False, patience: int | None = None,
+         evaluate_every: int | None = None, deterministic: bool = False, gradient_checkpointing: Whether = None,
+         trackers: Trackers = (), processes: Count = None, sharded: Flag = False, on_change: OnChange = "mark",
+         output: Path, checkpoints: Path, progress: Progress) -> None:
     """Fine-tune a language model on chosen answers, and away from rejected ones, at once.
 
     Odds ratio preference optimisation (Hong et al. 2024, arXiv 2403.07691): to the loss of the chosen answer that of the
     odds between both is added, times `beta`. There is no reference, so that a base needs no fine-tuning before. With
     `peft=lora(…)` an adapter is learned beside the base (Hu et al. 2021, arXiv 2106.09685). A validation set only draws a
-    curve.
+    curve, unless the best weights are kept by it.
     """
     arguments = locals()
     need_packages("orpo", peft, "trl")
     need_causal("orpo", base, revision)
     from ddmake.trainers import orpo as trainer
+    from ddmake.trainers.launch import launch
 
     made_of = settings(trainer.OddsRatio, arguments, RATES["orpo"])
     shown = Shown("orpo", prompt, {"chosen": chosen, "rejected": rejected})
-    trainer.train(*shown.parts(parts), made_of, output, checkpoints, progress)
+    launch(trainer.train, *shown.parts(parts), made_of, output, checkpoints, progress)
 
 
-@train(version="1", columns=_scored)
-def reward_model(parts: Annotated[Any, Parts("train", observed=("validation",))], *, base: Model, peft: Lora | None = None,
-                 prompt: Prompt | None = None, chosen: str = "chosen", rejected: str = "rejected", margin: str | None = None,
+@train(version="2", columns=_scored)
+def reward_model(parts: TrainParts, *, base: Model, peft: Lora | None = None, prompt: Prompt | None = None,
+                 chosen: str = "chosen", rejected: str = "rejected", margin: str | None = None,
                  center: float = 0.0, epochs: float = 1.0, batch_size: int = 32,
                  micro_batch: Annotated[int | None, Free] = None, learning_rate: float | None = None, warmup: float = 0.1,
                  schedule: str = "linear", weight_decay: float = 0.0, max_grad_norm: float = 1.0, max_length: int = 1024,
                  dtype: str | None = None, revision: str | None = None, separator: str = "\n", seed: int = 0,
+                 quantize: Bits | None = None, best: bool = False, patience: int | None = None,
+                 evaluate_every: int | None = None, deterministic: bool = False, gradient_checkpointing: Whether = None,
+                 trackers: Trackers = (), processes: Count = None, sharded: Flag = False, on_change: OnChange = "mark",
                  output: Path, checkpoints: Path, progress: Progress) -> None:
     """Train a model that scores answers: higher for each row's chosen answer than for its rejected one.
 
@@ -175,16 +208,17 @@ def reward_model(parts: Annotated[Any, Parts("train", observed=("validation",))]
     1952; Ouyang et al. 2022, arXiv 2203.02155) by TRL's RewardTrainer. `margin` names a column of numbers by which the two
     rewards are to differ (Touvron et al. 2023, arXiv 2307.09288), `center` weighs what pulls the mean reward to zero
     (Eisenstein et al. 2023, arXiv 2312.09244). With `peft=lora(…)` an adapter and the head are learned beside the base (Hu et
-    al. 2021, arXiv 2106.09685). A validation set only draws a curve.
+    al. 2021, arXiv 2106.09685). A validation set only draws a curve, unless the best weights are kept by it.
     """
     arguments = locals()
     need_packages("reward_model", peft, "trl")
     need_causal("reward_model", base, revision)
     from ddmake.trainers import reward as trainer
+    from ddmake.trainers.launch import launch
 
     made_of = settings(trainer.Rewarding, arguments, RATES["reward_model"])
     shown = Shown("reward_model", prompt, {"chosen": chosen, "rejected": rejected}, margin=margin)
-    trainer.train(*shown.parts(parts), made_of, output, checkpoints, progress)
+    launch(trainer.train, *shown.parts(parts), made_of, output, checkpoints, progress)
 
 
 class Shown:
@@ -211,38 +245,56 @@ class Shown:
             if name not in rows.column_names:
                 raise DdmakeError(f"{self.recipe}: there is no column {name!r}. Columns: {', '.join(rows.column_names)}."
                                   f"{did_you_mean(name, rows.column_names)}")
-        whole = [row for row in rows if all(row[name] is not None for name in self.needed)]
+        whole = [(number, row) for number, row in enumerate(rows) if all(row[name] is not None for name in self.needed)]
         if len(whole) < len(rows):
             print(f"{self.recipe}: {len(rows) - len(whole)} of {len(rows)} rows of {part} left out: "
                   f"null in {', '.join(self.needed)}", flush=True)
         if not whole:
             raise DdmakeError(f"{self.recipe}: no row to learn from in {part}; {len(rows)} given.")
-        return Dataset.from_list([example for row in whole for example in self._of(row)])
+        found = [example for number, row in whole for example in self._of(row, f"{self.recipe}: row {number}:")]
+        self._compare(whole, part)
+        return Dataset.from_list(found)
 
-    def _of(self, row: Row) -> Iterator[dict[str, Any]]:
+    def _compare(self, whole: Sequence[tuple[int, Row]], part: str) -> None:
+        """Tell of rows that prefer nothing. Raises DdmakeError where the two answers are equal in all of them."""
+        if self.label:
+            labels = {bool(row[self.label]) for _, row in whole}
+            if len(labels) == 1:
+                print(f"kto: no answer of {part} is {'un' if True in labels else ''}desirable, and it learns by both", flush=True)
+            return
+        chosen, rejected = self.texts["chosen"], self.texts["rejected"]
+        equal = sum(str(row[chosen]) == str(row[rejected]) for _, row in whole)
+        if equal == len(whole):
+            raise DdmakeError(f"{self.recipe}: {chosen!r} and {rejected!r} are equal in all {equal} rows of {part}. Give answers "
+                              "that differ.")
+        if equal:
+            print(f"{self.recipe}: {chosen!r} and {rejected!r} are equal in {equal} of {len(whole)} rows of {part}, which prefer "
+                  "nothing", flush=True)
+
+    def _of(self, row: Row, where: str) -> Iterator[dict[str, Any]]:
         """Yield what is shown of a row: a pair, or answers one by one."""
-        turns = self.prompt.messages(**row) if self.prompt else ({"role": "user", "content": self._text(row, "prompt")},)
+        turns = self.prompt.messages(**row) if self.prompt else ({"role": "user", "content": _text(row, "prompt", where)},)
         shown = {"prompt": [dict(turn) for turn in turns]}
-        texts = {name: self._text(row, column) for name, column in self.texts.items()}
+        texts = {name: _text(row, column, where) for name, column in self.texts.items()}
         if self.recipe != "kto":
-            yield shown | texts | ({"margin": self._number(row)} if self.margin else {})
+            yield shown | texts | ({"margin": _number(row, self.margin, where)} if self.margin else {})
         elif self.label:
-            yield shown | texts | {"label": self._verdict(row)}
+            yield shown | texts | {"label": _verdict(row, self.label, where)}
         else:
             yield from (shown | {"completion": text, "label": name == "chosen"} for name, text in texts.items())
 
-    def _text(self, row: Row, column: str) -> str:
-        if not isinstance(row[column], (str, int, float, bool)):
-            raise DdmakeError(f"{self.recipe}: column {column!r} holds {type(row[column]).__name__}; text is needed. "
-                              "Make it by .map().")
-        return str(row[column])
 
-    def _verdict(self, row: Row) -> bool:
-        if row[self.label] not in (0, 1):
-            raise DdmakeError(f"{self.recipe}: column {self.label!r} holds {row[self.label]!r}; true or false is needed.")
-        return bool(row[self.label])
+def _text(row: Row, column: str, where: str) -> str:
+    return text(row[column], f"{where} column {column!r}")
 
-    def _number(self, row: Row) -> float:
-        if isinstance(row[self.margin], bool) or not isinstance(row[self.margin], (int, float)):
-            raise DdmakeError(f"{self.recipe}: column {self.margin!r} holds {row[self.margin]!r}; a number is needed.")
-        return float(row[self.margin])
+
+def _verdict(row: Row, column: str, where: str) -> bool:
+    if row[column] not in (0, 1):
+        raise DdmakeError(f"{where} column {column!r} holds {row[column]!r}; true or false is needed.")
+    return bool(row[column])
+
+
+def _number(row: Row, column: str, where: str) -> float:
+    if isinstance(row[column], bool) or not isinstance(row[column], (int, float)) or not isfinite(row[column]):
+        raise DdmakeError(f"{where} column {column!r} holds {row[column]!r}; a number is needed.")
+    return float(row[column])

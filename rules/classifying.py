@@ -54,12 +54,12 @@ def classify(rows: StoredRows, *, model: Model, text: str = "text", pair: str | 
     A model of several labels at once gives a list of those whose probability reaches `threshold`, a model with one output
     its number, and one that was trained on numbers a list of them. A text that is too long is cut, and a null has no label.
     """
-    from ddmake.artifacts.rows import Batches
+    from ddmake.artifacts.rows import Batches, features_of
     from ddmake.backends.classifiers import Asked, classified, load
 
     asked = Asked(text, pair, column, probabilities, threshold)
     classifier = load(model, asked, labels, dtype, max_length, batch_size)
-    features = getattr(rows.features, "to_dict", rows.features.copy)()
+    features = features_of(rows)
     for name in (column, f"{column}_probabilities"):
         features.pop(name, None)
     return Batches(classified(rows, classifier, asked), features)

@@ -5,10 +5,25 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from ddmake import train
-from ddmake.ddfile.inputs import Free, Model, Parts, Progress, Prompt
+from ddmake.ddfile.inputs import Free, Model, Progress, Prompt
 from ddmake.ddfile.specs import Lora
 from ddmake.errors import DdfileError, DdmakeError, did_you_mean
-from ddmake.rules.learning import check, columns_of, named_parts, need_packages, settings
+from ddmake.rules.chats import chat
+from ddmake.rules.learning import (
+    Bits,
+    Count,
+    Flag,
+    OnChange,
+    Trackers,
+    TrainParts,
+    Whether,
+    check,
+    columns_of,
+    named_parts,
+    need_packages,
+    settings,
+    text,
+)
 
 RATES = {  # of causal models, and of encoder-decoders: the learning rate unless one is given, of all weights, with an adapter
     False: (2e-5, 2e-4),  # as TRL's SFT, and as QLoRA (Dettmers et al. 2023)
@@ -18,7 +33,7 @@ RATES = {  # of causal models, and of encoder-decoders: the learning rate unless
 
 def _learned(inputs: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
     """Check that the training rows have the columns that are learned from, where their columns are known."""
-    check(arguments)
+    check(inputs, arguments)
     columns = columns_of(inputs["parts"])
     prompt, messages = arguments["prompt"], arguments["messages"]
     if messages and (prompt or arguments["completion"] != "completion"):
@@ -32,13 +47,15 @@ def _learned(inputs: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
             raise DdfileError(f"there is no column {name!r} to learn. {has}")
 
 
-@train(version="1", columns=_learned)
-def finetune(parts: Annotated[Any, Parts("train", observed=("validation",))], *, base: Model,
-             peft: Lora | None = None, prompt: Prompt | None = None, completion: str = "completion",
-             messages: str | None = None, epochs: float = 3.0, batch_size: int = 8,
+@train(version="3", columns=_learned)
+def finetune(parts: TrainParts, *, base: Model, peft: Lora | None = None, prompt: Prompt | None = None,
+             completion: str = "completion", messages: str | None = None, epochs: float = 3.0, batch_size: int = 8,
              micro_batch: Annotated[int | None, Free] = None, learning_rate: float | None = None, warmup: float = 0.03,
              schedule: str = "linear", weight_decay: float = 0.0, max_grad_norm: float = 1.0, max_length: int = 1024,
              dtype: str | None = None, revision: str | None = None, separator: str = "\n", seed: int = 0,
+             packing: bool = False, quantize: Bits | None = None, best: bool = False, patience: int | None = None,
+             evaluate_every: int | None = None, deterministic: bool = False, gradient_checkpointing: Whether = None,
+             trackers: Trackers = (), processes: Count = None, sharded: Flag = False, on_change: OnChange = "mark",
              output: Path, checkpoints: Path, progress: Progress) -> None:
     """Fine-tune a language model to write each row's completion after its prompt.
 
@@ -46,22 +63,27 @@ def finetune(parts: Annotated[Any, Parts("train", observed=("validation",))], *,
     completion alone, and on the token that ends it. With `peft=lora(…)` the base is left as it is and a low-rank
     adapter is learned beside it (Hu et al. 2021, arXiv 2106.09685). Causal models are trained by TRL's SFTTrainer,
     encoder-decoders such as T5 by transformers' Seq2SeqTrainer. A base with a chat template learns user and assistant
-    turns; one without learns plain text: prompt, separator, completion. A validation set only draws a curve.
+    turns; one without learns plain text: prompt, separator, completion. A validation set only draws a curve, unless the
+    best weights are kept by it.
     """
     arguments = locals()
     need_packages("finetune", peft, "trl")
     from ddmake.backends.models import is_encoder_decoder
     from ddmake.trainers import causal, seq2seq
     from ddmake.trainers.common import Settings
+    from ddmake.trainers.launch import launch
 
     encoder_decoder = is_encoder_decoder(base, revision)
     made_of = settings(Settings, arguments, RATES[encoder_decoder])
     shown = {part: examples(rows, prompt, completion, messages) for part, rows in named_parts(parts).items()}
+    if packing and encoder_decoder:
+        raise DdmakeError(f"finetune: packing= is of causal models, and base {made_of.base_name} is an encoder-decoder. "
+                          "Leave it out.")
     trainer = seq2seq if encoder_decoder else causal
-    trainer.train(shown["train"], shown.get("validation"), made_of, output, checkpoints, progress)
+    launch(trainer.train, shown["train"], shown.get("validation"), made_of, output, checkpoints, progress)
 
 
-def examples(rows: Any, prompt: Any, completion: str, messages: str | None) -> Any:
+def examples(rows: Any, prompt: Any, completion: str, messages: str | None, recipe: str = "finetune") -> Any:
     """Return a Dataset of `messages`, or of `prompt` (messages) and `completion` (text), for the rows that have them.
 
     Rows with a null, as a failed answer leaves one, are left out with a printed line. Raises DdmakeError where a
@@ -72,26 +94,19 @@ def examples(rows: Any, prompt: Any, completion: str, messages: str | None) -> A
     needed = [messages] if messages else [completion] if prompt else ["prompt", completion]
     for name in needed:
         if name not in rows.column_names:
-            raise DdmakeError(f"finetune: there is no column {name!r}. Columns: {', '.join(rows.column_names)}."
+            raise DdmakeError(f"{recipe}: there is no column {name!r}. Columns: {', '.join(rows.column_names)}."
                               f"{did_you_mean(name, rows.column_names)}")
-    whole = [row for row in rows if all(row[name] is not None for name in needed)]
+    whole = [(number, row) for number, row in enumerate(rows) if all(row[name] is not None for name in needed)]
     if len(whole) < len(rows):
-        print(f"finetune: {len(rows) - len(whole)} of {len(rows)} rows left out: null in {', '.join(needed)}", flush=True)
+        print(f"{recipe}: {len(rows) - len(whole)} of {len(rows)} rows left out: null in {', '.join(needed)}", flush=True)
     if not whole:
-        raise DdmakeError(f"finetune: no row to train on; {len(rows)} given.")
-    return Dataset.from_list([example(row, prompt, completion, messages) for row in whole])
+        raise DdmakeError(f"{recipe}: no row to train on; {len(rows)} given.")
+    return Dataset.from_list([example(row, prompt, completion, messages, f"{recipe}: row {number}:") for number, row in whole])
 
 
-def example(row: Mapping[str, Any], prompt: Any, completion: str, messages: str | None) -> dict[str, Any]:
-    """Return one row as an example."""
+def example(row: Mapping[str, Any], prompt: Any, completion: str, messages: str | None, where: str) -> dict[str, Any]:
+    """Return one row as an example. Raises DdmakeError, which begins with where it stands, for what can't be learned."""
     if messages:
-        return {"messages": [{"role": turn["role"], "content": turn["content"]} for turn in row[messages]]}
-    turns = prompt.messages(**row) if prompt else ({"role": "user", "content": text(row["prompt"], "prompt")},)
-    return {"prompt": [dict(turn) for turn in turns], "completion": text(row[completion], completion)}
-
-
-def text(value: Any, column: str) -> str:
-    """Return a value as the text that is learned. Raises DdmakeError for one that has no plain text."""
-    if not isinstance(value, (str, int, float, bool)):
-        raise DdmakeError(f"finetune: column {column!r} holds {type(value).__name__}; text is needed.")
-    return str(value)
+        return {"messages": chat(row[messages], f"{where} column {messages!r}")}
+    turns = prompt.messages(**row) if prompt else ({"role": "user", "content": text(row["prompt"], f"{where} column 'prompt'")},)
+    return {"prompt": [dict(turn) for turn in turns], "completion": text(row[completion], f"{where} column {completion!r}")}

@@ -36,18 +36,20 @@ GROUPS = {
     "Rows and datasets": ("data",),
     "Prompts": ("prompting", "examples", "rag", "attributes", "filtering"),
     "Judges": ("judging", "feedback", "comparing"),
-    "Vectors and classifiers": ("retrieval", "classifying"),
+    "Vectors and classifiers": ("retrieval", "classifying", "rewarding"),
     "Instructions and personas": ("instructions", "evolving", "magpie", "personas"),
     "Documents and duplicates": ("documents", "questions", "duplicates"),
-    "Training": ("training", "aligning"),
+    "Training": ("training", "distilling", "hosted", "aligning", "labelling", "embedding", "merging"),
     "Evaluation": ("evaluation", "ranking", "results"),
     "Commands": ("shell",),
+    "Publishing": ("publishing",),
     "Pipelines": ("pipelines",),
 }  # the modules of rules/; one that isn't here makes a group of its own
 OUTPUT, TEXT, READ = '"out"', '"-"', "what_the_prompt_reads"
 ASKING = f'"{{{{ {READ} }}}}"'
 GIVE = {
     "llm": 'llm("tiny")', "embedder": 'embedder("all-minilm")', "model": '"./model"', "models": '{"a": "tiny"}', "base": '"tiny"',
+    "teacher": '"tiny"', "finetune_hosted.base": 'llm("openai/gpt-4.1-mini")',
     "prompt": ASKING, "transform.prompt": ASKING, "finetune.prompt": ASKING, "generate.prompt": TEXT,
     "attributed.prompt": TEXT, "rubric": TEXT, "rate.rubric": TEXT, "n": "3", "answers": '["a", "b"]',
     "columns": '["a", "b"]', "sampled.columns": '{"…": [0]}', "values": '[{"…": 0}]', "attributes": '{"…": ["-"]}',
@@ -70,7 +72,8 @@ NAME = re.compile(r"\b[A-Z]\w*\b")
 MISSING = re.compile(r"(?:there is no column|reads) '([^']+)'")
 WORDS = {"LLM": "llm", "Embedder": "embedder", "Lora": "lora", "Model": "model", "Prompt": "prompt", "Schema": "schema",
          "Parse": "function", "Sequence": "list", "Collection": "list", "Mapping": "dict", "DatasetName": "str",
-         "Written": "dict", "Free": "int", "Given": "dict | list"}  # types in the words of the page
+         "Written": "dict", "Paths": "list", "Message": "str | None", "Free": "int",
+         "Given": "dict | list"}  # types in the words of the page
 
 
 def main() -> None:

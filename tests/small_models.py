@@ -1,5 +1,5 @@
 """Random models of a few thousand parameters, made offline in a moment: a causal one with a chat template, one without, a T5,
-a BART (which, unlike T5, counts positions from the left)."""
+a BART (which, unlike T5, counts positions from the left), a BERT."""
 
 import random
 from pathlib import Path
@@ -10,6 +10,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
+    BertConfig,
+    BertModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
@@ -80,6 +82,18 @@ def bart(folder: Path) -> Path:
         vocab_size=len(tokenizer), d_model=64, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=128, decoder_ffn_dim=128,
         encoder_attention_heads=4, decoder_attention_heads=4, max_position_embeddings=256, init_std=0.3, pad_token_id=0,
         bos_token_id=None, eos_token_id=1, decoder_start_token_id=1, forced_eos_token_id=None))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def bert(folder: Path) -> Path:
+    """Make a small BERT, an encoder without a head."""
+    tokenizer = ending_tokenizer()
+    torch.manual_seed(0)
+    model = BertModel(BertConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=64, pad_token_id=0, initializer_range=0.1))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

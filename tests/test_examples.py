@@ -44,7 +44,14 @@ def test_a_model_learns_tweets_that_a_toy_wrote(tmp_path, monkeypatch):
     assert [row["model"] for row in scores] == ["base", "tuned"] and all(0 <= row["rouge_l"] <= 100 for row in scores)
     assert (project.root / "models" / "tweeter" / "adapter_config.json").is_file()
     assert "5 fresh (-v). Nothing to do." in project.run("-n", *small).output
-    assert set(project.run("-n", *small[1:], "n=20").verdicts().values()) == {"make", "maybe"}
+    assert set(project.run("-n", *small[1:], "n=20").verdicts().values()) == {"make", "maybe", "manual"}
+    hub = FakeHub()
+    ran(project, hub, "release", *small, HF_TOKEN="hf_any")
+    hub.close()
+    tweets, tweeter = (repo.commits[repo.branches["main"]] for repo in (
+        hub.repos["datasets/me/abstracts-to-tweets"], hub.repos["models/me/abstracts-to-tweets-t5"]))
+    assert "data/train-00000-of-00001.parquet" in tweets and "synthetic" in tweets["README.md"].decode()
+    assert "adapter_model.safetensors" in tweeter and "model-index" in tweeter["README.md"].decode()
 
 
 def test_questions_of_the_hub_get_a_column_more(tmp_path):
@@ -67,10 +74,11 @@ def numberless(text: str) -> str:
     return re.sub(r"~\d+", "~0", text)
 
 
-def ran(project: Project, hub: FakeHub, *args: str) -> str:
+def ran(project: Project, hub: FakeHub, *args: str, **env: str) -> str:
     """Run ddmake with a Hub and a cache of its own, which must succeed, and return what it says."""
-    process = project.command(*args, HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="0", HF_HOME=str(project.root / "cache"), HF_TOKEN="",
-                              NO_PROXY="127.0.0.1", OPENAI_API_KEY="none")
+    process = project.command(*args, **{"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "",
+                                        "HF_HOME": str(project.root / "cache"), "NO_PROXY": "127.0.0.1", "OPENAI_API_KEY": "none",
+                                        **env})
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 0, output
     return output

@@ -21,6 +21,8 @@ from transformers import GPT2Config, LlamaConfig, OPTConfig
 from ddmake.backends.models import files_sha
 from ddmake.rules.aligning import LOSSES
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 WRITERS = ("dpo", "kto", "orpo")
 
@@ -188,7 +190,7 @@ def test_model_folder_holds_a_model_and_no_path(runs, kind, how):
     files = {"metrics.json", "tokenizer.json", "tokenizer_config.json"}
     files |= {"adapter_config.json", "adapter_model.safetensors", "chat_template.jinja"} if how == "whole" else {
         "config.json", "model.safetensors"}
-    files |= set() if kind == "reward" else {"generation_config.json"}
+    files |= set() if kind == "reward" else {"generation_config.json", "samples.jsonl"}
     assert {path.name for path in (runs / f"{kind}-{how}").iterdir()} == files
     for path in (runs / f"{kind}-{how}").iterdir():
         assert str(runs).encode() not in path.read_bytes(), path.name
@@ -290,7 +292,7 @@ def test_mistakes_are_told_as_the_training_is_planned(planned, call):
 @pytest.mark.parametrize("rows, error", [
     ([], "dpo: no row to learn from in validation; 0 given."),
     ([{"prompt": "x", "chosen": None, "rejected": "y"}], "dpo: no row to learn from in validation; 1 given."),
-    ([{"prompt": "x", "chosen": ["y"], "rejected": "y"}], "dpo: column 'chosen' holds list; text is needed."),
+    ([{"prompt": "x", "chosen": ["y"], "rejected": "y"}], "dpo: row 0: column 'chosen' holds list; text is needed."),
     ([{"prompt": "x", "chosen": "y"}], "dpo: there is no column 'rejected'. Columns: prompt, chosen."),
 ])
 def test_rows_that_nothing_can_be_learned_from(rows, error):
@@ -316,7 +318,7 @@ def test_pairs_are_unpaired_for_kto_and_labels_are_read():
     assert [(row["completion"], row["label"]) for row in found] == [("a", True), ("1", False)]
     found, _ = Shown("kto", None, {"completion": "good"}, label="wanted").parts(rows)
     assert found[0]["completion"] == "a" and found[0]["label"] is False
-    with pytest.raises(DdmakeError, match="kto: column 'good' holds 'a'; true or false is needed"):
+    with pytest.raises(DdmakeError, match="kto: row 0: column 'good' holds 'a'; true or false is needed"):
         Shown("kto", None, {"completion": "bad"}, label="good").parts(rows)
 
 

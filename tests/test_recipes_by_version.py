@@ -41,7 +41,8 @@ def package(tmp_path):
 
 ANSWERED = {"attributed", "faithful", "few_shot", "generate", "judge", "judge_pairs", "keep_if", "magpie", "personas", "questions",
             "rag", "rank", "rate", "rate_together", "transform"}
-TRAINED = {"dpo", "finetune", "kto", "orpo", "reward_model"}
+TRAINED = {"distill", "dpo", "few_shot_classifier", "finetune", "grpo", "kto", "orpo", "ppo", "reward_model", "rloo", "train_classifier",
+           "train_embedder"}
 EDITS = {  # name: (file, old, new, the recipes whose code changes)
     "recipe": ("rules/sources.py", "if line.strip())", "if line)", {"jsonl"}),
     "helper": ("rules/reading.py", "found = json.loads(line)", "found = dict(json.loads(line))", {"jsonl"}),
@@ -49,8 +50,9 @@ EDITS = {  # name: (file, old, new, the recipes whose code changes)
     "comment": ("rules/sources.py", "found = reading.files(file, \"jsonl\")", "found = reading.files(file, \"jsonl\")  # one or more", set()),
     "docstring": ("rules/prompting.py", "Ask an llm about each row", "Ask it about each row", set()),
     "trainer that the body imports": ("trainers/causal.py", "max_length=None", "max_length=9", {"finetune"}),
-    "what trainers share": ("trainers/common.py", "def hush(", "def hush(*_, ", TRAINED),
+    "what trainers share": ("trainers/common.py", "def hush(", "def hush(*_, ", {*TRAINED, "merge", "publish"}),
     "trainer of preferences": ("trainers/dpo.py", "discopop_tau=0.05", "discopop_tau=0.5", {"dpo"}),
+    "formula of one trainer": ("trainers/advantages.py", "error * answers / horizon", "error * answers", {"ppo"}),
     "constant": ("rules/training.py", "2e-5", "3e-5", {"finetune"}),
 }
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import Project
 
+pytestmark = pytest.mark.slow
+
 SWEEP = Path(__file__).parent.parent / "docs" / "examples" / "sweep" / "Ddfile"
 RESULTS = [{"model": "a", "base": "x", "seed": 0, "score": 1.0}, {"model": "b", "base": "x", "seed": 1, "score": 4.0},
            {"model": "c", "base": "y", "seed": 0, "score": 4.0}, {"model": "d", "base": "y", "seed": 1, "score": None},
@@ -122,10 +124,18 @@ MISTAKES = {
 }
 
 
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Return a project whose models and results are made."""
+    project = Project(tmp_path_factory.mktemp("models"))
+    project.write("results.jsonl", lines(RESULTS))
+    project.ddfile(CHOICE).make()
+    return project
+
+
 @pytest.mark.parametrize("call", MISTAKES)
-def test_mistakes(compared, call):
-    compared.ddfile(CHOICE).make()
-    result = compared.ddfile(CHOICE + call).run()
+def test_mistakes(models, call):
+    result = models.ddfile(CHOICE + call).run()
     assert result.code in (1, 2) and MISTAKES[call] in " ".join(result.output.split()), result.output
 
 

@@ -16,6 +16,8 @@ from training_runs import KILLED_AT
 
 from ddmake.backends.models import files_sha
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 
 
@@ -103,7 +105,7 @@ def test_metrics_tell_loss_steps_and_tokens(runs):
     ("seq2seq-full", {"config.json", "model.safetensors"}),
 ])
 def test_model_folder_holds_a_model_and_no_path(runs, name, files):
-    always = {"generation_config.json", "metrics.json", "tokenizer.json", "tokenizer_config.json"}
+    always = {"generation_config.json", "metrics.json", "samples.jsonl", "tokenizer.json", "tokenizer_config.json"}
     assert {path.name for path in (runs / name).iterdir()} == files | always
     for path in (runs / name).iterdir():
         assert str(runs).encode() not in path.read_bytes(), path.name

@@ -316,7 +316,7 @@ def started(monkeypatch):
 
 TWO_TRAININGS = """
 data = jsonl("data", "in.jsonl")
-first = dpo("models/first", data, base="tiny", peft=lora(r=2, dropout=0.1), chosen="completion", rejected="other", dtype="bfloat16",
+first = dpo("models/first", data.take(8), base="tiny", peft=lora(r=2, dropout=0.1), chosen="completion", rejected="other", dtype="bfloat16",
             learning_rate=5e-3, batch_size=8, max_length=32)
 second = finetune("models/second", data.take(17), base="tiny-base", peft=lora(r=4, dropout=0.1), learning_rate=5e-3, epochs=1,
                   max_length=32)
@@ -350,11 +350,11 @@ def test_a_second_training_finds_a_warm_process_and_makes_the_same_model(project
     assert files_sha(alone.root / "models/second") == files_sha(project.root / "models/second")
 
 
-def test_a_training_that_failed_ends_its_process_and_one_of_the_users_has_its_own(project, started):
+def test_a_training_that_failed_ends_its_process(project, started):
     project.write("in.jsonl", '{"x": 1}\n')
     project.write("scores.jsonl", '{"model": "data", "score": 1}\n')
     project.ddfile(TWO_TRAININGS.partition("first =")[0] + TWO_TRAININGS[TWO_TRAININGS.index("choose("):] + """
-jsonl("again", data)
+behind = table("behind", [table("again", [data])])
 """)
     result = project.run("-k", "-j", "1")
     assert "'data' is no model folder that could be copied" in result.output

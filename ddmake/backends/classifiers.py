@@ -8,15 +8,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ddmake.artifacts.rows import read
-from ddmake.backends.models import need, read_json
+from ddmake.artifacts.rows import read, texts_in
+from ddmake.backends.models import need
 from ddmake.errors import DdmakeError
 
-HEAD = "ForSequenceClassification"  # what the classes of such models are named like
-SEVERAL = "multi_label_classification"  # what transformers calls models of which several labels may hold at once
 ROWS = 4096  # that are sorted by length at once
 MOST = 10**6  # tokens: whoever states more states no limit
-LAST = ("xlnet",)  # kinds that read their answer at a row's end, and so take padding in front
 
 
 @dataclass(frozen=True)
@@ -49,41 +46,17 @@ class Classifier:
 def load(folder: Path, asked: Asked, labels: Sequence[str] | None, dtype: str | None, max_length: int | None,
          batch_size: int) -> Classifier:
     """Load a classifier from its folder. Raises DdmakeError for a model that is none, or can't do what is asked of it."""
-    kinds = read_json(Path(folder), "config.json").get("architectures") or []
-    if not any(HEAD in kind for kind in kinds):
-        what = f"it is a {kinds[0]}" if kinds else "its config.json names no architecture"
-        raise DdmakeError(f"classify: {folder} holds no sequence classifier: {what}. Give a model that was trained to classify.")
     for package in ("torch", "transformers"):
         need(package, "local", "classify")
     import torch
 
-    model, tokenizer = _opened(folder, getattr(torch, dtype or "float32"))
+    from ddmake.backends.heads import is_several, opened
+
+    model, tokenizer = opened(folder, getattr(torch, dtype or "float32"), "classify")
     names = _names(folder, model.config, labels, asked)
     limit = _limit(model, tokenizer, max_length, asked.pair is not None)
     return Classifier(model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer, model.config.num_labels, names,
-                      model.config.problem_type == SEVERAL, limit, _together(model, tokenizer, batch_size))
-
-
-def _opened(folder: Path, dtype: Any) -> tuple[Any, Any]:
-    """Return a model with its tokenizer. Raises DdmakeError where a part of either isn't there."""
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    from ddmake.backends.encoders import knows_words
-
-    try:
-        model, found = AutoModelForSequenceClassification.from_pretrained(str(folder), dtype=dtype, output_loading_info=True)
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise DdmakeError(f"classify: {folder} holds no model that can be loaded: {str(error).splitlines()[0]}") from None
-    if found["missing_keys"]:
-        lacking = ", ".join(sorted(found["missing_keys"]))
-        raise DdmakeError(f"classify: {folder} lacks the weights {lacking}, without which labels would be drawn at random. "
-                          "Give a model that was trained to classify.")
-    if not knows_words(tokenizer):
-        raise DdmakeError(f"classify: {folder} holds no tokenizer, or one without words. Put the model's tokenizer beside it.")
-    # whatever the tokenizer was saved with: padding in front would move the text's positions, and so its label with its batch
-    tokenizer.padding_side = "left" if model.config.model_type in LAST else "right"
-    return model.eval(), tokenizer
+                      is_several(model.config), limit, _together(model, tokenizer, batch_size))
 
 
 def _names(folder: Path, config: Any, labels: Sequence[str] | None, asked: Asked) -> tuple[str, ...]:
@@ -135,7 +108,7 @@ def classified(rows: Any, classifier: Classifier, asked: Asked) -> Iterator[pa.R
     """Yield batches of rows with what the classifier says of them. Raises DdmakeError for a column that holds no text."""
     first = 0
     for batch in read(rows, size=ROWS):
-        texts = [_texts(batch, name) for name in (asked.text, asked.pair) if name is not None]
+        texts = [texts_in(batch.column(name), name) for name in (asked.text, asked.pair) if name is not None]
         there = np.array([number for number in range(batch.num_rows) if all(column[number] is not None for column in texts)], int)
         scores, said = _scores(classifier, [[column[number] for number in there] for column in texts])
         scores, there = scores[said], there[said]
@@ -146,13 +119,6 @@ def classified(rows: Any, classifier: Classifier, asked: Asked) -> Iterator[pa.R
         columns = dict(zip(batch.schema.names, batch.columns)) | _columns(classifier, asked, scores, there, batch.num_rows)
         yield pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
         first += batch.num_rows
-
-
-def _texts(batch: pa.RecordBatch, name: str) -> list[str | None]:
-    values = batch.column(name)
-    if not any(check(values.type) for check in (pa.types.is_string, pa.types.is_large_string, pa.types.is_null)):
-        raise DdmakeError(f"column {name!r} holds {values.type}, and text is needed.")
-    return values.to_pylist()
 
 
 def _scores(classifier: Classifier, columns: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:

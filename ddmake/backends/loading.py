@@ -102,13 +102,17 @@ def pick_dtype(dtype: str | None) -> torch.dtype | str:
 
 
 def load_model(model: Path | str, revision: str | None = None, dtype: str | None = None,
-               device_map: str | None = None, quantize: str | None = None) -> torch.nn.Module:
-    """Load a model by its folder or Hub name, with an adapter's base under it. Raises DdmakeError where that can't be."""
+               device_map: str | None = None, quantize: Any = None) -> torch.nn.Module:
+    """Load a model by its folder or Hub name, with an adapter's base under it; `quantize` is a name, or transformers' config.
+
+    Raises DdmakeError where that can't be.
+    """
     disable_progress_bar()
     if is_adapter(model):
         base, of = pinned_base(model)
         return put_on(load_model(base, of, dtype, device_map, quantize), model)
-    smaller = {} if quantize is None else {"quantization_config": quantization(quantize)}
+    rounding = quantization(quantize) if isinstance(quantize, str) else quantize
+    smaller = {} if rounding is None else {"quantization_config": rounding}
     try:
         auto = AutoModelForSeq2SeqLM if is_encoder_decoder(model, revision) else AutoModelForCausalLM
         loaded, found = auto.from_pretrained(str(model), revision=revision, dtype=pick_dtype(dtype), device_map=device_map,

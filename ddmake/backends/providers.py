@@ -13,6 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from ddmake import toys
 from ddmake.backends import servers, supported
+from ddmake.backends.hosted import like
 from ddmake.errors import ProviderError
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def road(spec: "LLM") -> Literal["local", "http", "litellm", "plugin"]:
 
 def is_remote(spec: "LLM") -> bool:
     """Tell whether an llm is asked by the run's caller: over a network, or by another package's Service."""
+    spec = like(spec)
     way = road(spec)
     return way in ("http", "litellm") or way == "plugin" and hasattr(plugins()[kind_of(spec)].load(), "ask")
 
@@ -196,6 +198,7 @@ def key_names(spec: "LLM") -> tuple[str, ...]:
 
 def missing_key(spec: "LLM") -> str | None:
     """Return what an llm can't be asked without, its key or its address, as a sentence; None where nothing is missing."""
+    spec = like(spec)
     if servers.is_served(spec):
         return servers.missing(kind_of(spec))
     if road(spec) == "litellm":
@@ -221,6 +224,7 @@ def key_told(spec: "LLM") -> str:
 
 def unsupported(spec: "LLM") -> str | None:
     """Return which stated parameter an llm's provider or its `api` doesn't take, as a sentence; None where it takes all."""
+    spec = like(spec)
     if misplaced := _misplaced(spec):
         return misplaced
     if road(spec) == "litellm":

@@ -13,6 +13,7 @@ from sentence_transformers import SentenceTransformer
 
 from ddmake.backends.embedders import called
 from ddmake.backends.encoders import knows_words, positions
+from ddmake.backends.heads import LABELS
 from ddmake.ddfile.specs import Embedder
 from ddmake.errors import DdmakeError
 
@@ -48,6 +49,9 @@ def _loaded(spec: Embedder, folder: Path) -> SentenceTransformer:
         model = SentenceTransformer(str(folder), model_kwargs={"dtype": getattr(torch, spec.dtype or "float32")})
     except (OSError, ValueError, RuntimeError) as error:
         raise DdmakeError(f"{folder} holds no model that sentence-transformers can load: {str(error).splitlines()[0]}") from None
+    if (folder / LABELS).is_file():
+        raise DdmakeError(f"{named}: {folder} is a classifier, whose vectors are labels' numbers. Ask it by classify, or give "
+                          "the embedder that it was made of.")
     if not knows_words(model.tokenizer):
         raise DdmakeError(f"{named}: {folder} holds no tokenizer, or one without words. Put the model's tokenizer beside it.")
     limit = positions(model[0].auto_model) if hasattr(model[0], "auto_model") else None

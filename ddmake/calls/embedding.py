@@ -73,14 +73,14 @@ class Vectors:
                 some = keys[at:at + LOOK_UP]
                 marks = ",".join("?" * len(some))
                 rows = self.db.execute(f"SELECT key, vector, checksum FROM vectors WHERE key IN ({marks})", some)
-                found.update((key, vector) for key, vector, sign in rows if _checksum(key, vector) == sign)
+                found.update((key, vector) for key, vector, sign in rows if checksum(key, vector) == sign)
         except sqlite3.Error as error:
             raise DdmakeError(f"{self.path}: {told(error)}") from None
         return found
 
     def put(self, pairs: Iterable[tuple[bytes, bytes]]) -> None:
         """Keep vectors: they are committed when this returns."""
-        rows = [(key, vector, _checksum(key, vector)) for key, vector in pairs]
+        rows = [(key, vector, checksum(key, vector)) for key, vector in pairs]
         try:
             with Transaction(self.db):
                 self.db.executemany("INSERT OR REPLACE INTO vectors (key, vector, checksum) VALUES (?, ?, ?)", rows)
@@ -102,7 +102,8 @@ class Vectors:
         self.db.close()
 
 
-def _checksum(key: bytes, vector: bytes) -> bytes:
+def checksum(key: bytes, vector: bytes) -> bytes:
+    """Return the checksum of a vector under its key."""
     return hashlib.blake2b(key + vector, digest_size=8).digest()
 
 

@@ -25,6 +25,8 @@ TRIES = 3  # how often a row is asked for, where its parser raises
 TRIAL = 20  # answers that a parser may refuse before it takes one: more is a mistake in it, and would be paid for
 MISTAKES = (NameError, ImportError)  # of a parser: no other answer would please it
 
+SHOWN = 1000  # characters of a message that is shown as an example
+
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 _json = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
@@ -51,6 +53,13 @@ class Usage:
     tokens_out: int | None = 0
     cost: float | None = 0.0
     models: set[str] = field(default_factory=set)  # as the answers name them
+    example: dict[str, Any] | None = None  # the call of the first row, for cards: its number, messages and answer, cut
+
+    def show(self, number: int, request: Request, answer: Answer) -> None:
+        """Keep the call of the first row, without its pictures."""
+        if self.example is None or number < self.example["row"]:
+            messages = [{"role": turn["role"], "content": _cut(_said(turn["content"]))} for turn in request.messages]
+            self.example = {"row": number, "messages": messages, "answer": _cut(str(answer))}
 
     def count(self, answer: Answer, sent: bool) -> None:
         """Count a row's last answer: as sent where something was sent for it in this job, however often."""
@@ -72,6 +81,20 @@ class Usage:
         """Count a row without a usable answer."""
         self.failed += 1
         self.first_failure = self.first_failure or reason
+
+
+def _said(content: Any) -> str:
+    """Return a message's text; what isn't text is told by its kind."""
+    if isinstance(content, str) or content is None:
+        return content or ""
+    parts = (part if isinstance(part, Mapping) else {"text": str(part)} for part in content)
+    return "\n".join(part["text"] if isinstance(part.get("text"), str) else f"[{part.get('type', 'part')}]" for part in parts)
+
+
+def _cut(text: str) -> str:
+    """Return the beginning of a long text; half a surrogate pair, which no file can hold, is spelt out."""
+    cut = f"{text[:SHOWN]} […]" if len(text) > SHOWN else text
+    return cut.encode("utf-8", "backslashreplace").decode()
 
 
 def _sum(total: Any, more: Any) -> Any:
@@ -350,6 +373,7 @@ class _Work:
             self.again.append(Wanted(asked.number, llm.key(request), request, llm=llm))
         else:
             llm.usage.count(answer, sent=not cached or asked.number in self.sent)
+            llm.usage.show(asked.number, asked.request, answer)
             self.done[asked.number] = answer
             self.model.tell(self.given + len(self.done), self.next)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ddmake.backends import providers, servers
+from ddmake.backends.hosted import base_of
 from ddmake.ddfile.specs import LLM
 
 TABLE = Path(__file__).with_name("prices.json")
@@ -76,6 +77,8 @@ def _given(spec: LLM) -> Price:
 
 def _known(spec: LLM) -> Price | None:
     """Return what an llm costs where the Ddfile doesn't say."""
+    if base_of(spec.name) is not None:  # a model that a service tunes costs otherwise than its base
+        return None
     if providers.road(spec) == "local" or servers.is_served(spec):
         return LOCAL
     name = listed_name(spec)

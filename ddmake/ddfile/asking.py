@@ -36,3 +36,13 @@ class Embedding:
     embedder: Any
     texts: Iterable[str]
     rows: Any = None
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """A training that a service is to do: what it learns from, written, how often it reads that, and its price if it is known."""
+
+    llm: Any
+    texts: Iterable[str]
+    epochs: int
+    price: float | None = None  # dollars for a million tokens

@@ -49,7 +49,7 @@ def bind(name: str, signature: inspect.Signature, args: Sequence[Any], kwargs: M
 def check_type(what: str, value: Any, annotation: Any) -> None:
     """Raise DdfileError where a value isn't of its annotation; what isn't a plain type is let through."""
     if type(value) is not annotation and not fits(value, annotation):
-        spec = {"LLM": "llm", "Embedder": "embedder"}.get(getattr(annotation, "__name__", ""))
+        spec = {"LLM": "llm", "Embedder": "embedder"}.get(describe(annotation))
         hint = f" Write {spec}({value!r})." if spec and isinstance(value, str) else ""
         if get_origin(annotation) in (dict, Mapping) and isinstance(value, (list, tuple)):
             hint = ' Give each a name: {"a": …, "b": …}.'

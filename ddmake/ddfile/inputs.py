@@ -7,7 +7,7 @@ given by ddmake: a scratch folder (or file) to fill, a folder that survives a ki
 environment of programs that the recipe starts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -22,6 +22,7 @@ STORED: Literal["stored"] = "stored"
 PATHS: Literal["paths"] = "paths"
 ASKED: Literal["asked"] = "asked"
 WRITTEN: Literal["written"] = "written"
+TUNED: Literal["tuned"] = "tuned"  # of an llm over a network: a model is made of it there
 
 Model = Annotated[Any, MODEL]  # a toy's name, a target, "./path" or a Hub name; arrives as a Path or the Hub name
 Asked = Annotated[Any, MODEL, ASKED]  # the same, or an llm(); arrives as an llm: greedy, by the rule's max_tokens and separator
@@ -39,15 +40,20 @@ Progress = Callable[[int, int, str], None]  # (done, total, note); total 0 where
 class Parts:
     """The parts of a dict or many-output target that a recipe asks for; it may also be given one dataset.
 
-    Observed parts are read, and are no ingredient.
+    Observed parts are read, and are no ingredient: but where one of the arguments `counts` is set, by which they decide.
     """
 
     required: str
     observed: tuple[str, ...] = ()
+    counts: tuple[str, ...] = ()
 
     def asked(self) -> tuple[str, ...]:
         """Return the names of all parts that are asked for."""
         return (self.required, *self.observed)
+
+    def watched(self, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the names of the parts that are no ingredient, given a rule's arguments."""
+        return () if any(arguments.get(name) for name in self.counts) else self.observed
 
 
 def marked(annotation: Any, mark: str) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
+from ddmake.ddfile import facts
 from ddmake.ddfile.modules import importable
 from ddmake.ddfile.registry import loading, shown
 from ddmake.ddfile.workflow import Workflow
@@ -35,6 +36,7 @@ def load(path: str | Path = "Ddfile", /, *, into: str | None = None, last: Mappi
     with _uncollected():
         execute(flow)
         flow.settle()
+        facts.settle(flow)
     for unknown in sorted(name for name in flow.given if _is_unknown(flow, name)):
         has = f"It has: {', '.join(flow.knobs)}." if flow.knobs else "It has none."
         raise DdfileError(f"{flow.file.name} has no knob {unknown!r}. {has}{did_you_mean(unknown, flow.knobs)}")

@@ -12,6 +12,7 @@ from ddmake.ddfile.check import bind, checked, signature_of
 from ddmake.ddfile.registry import here
 from ddmake.ddfile.target import Source, Target
 from ddmake.errors import DdfileError, did_you_mean
+from ddmake.toys import NAMES as TOYS
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")  # of weights in process
 
@@ -70,6 +71,8 @@ class LLM:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) and not isinstance(self.name, (Target, Source)):
             raise DdfileError(f"{here()}: llm() takes a model's name or a target, not {type(self.name).__name__}.")
+        if isinstance(self.name, str) and self.name.removeprefix("hf/") in TOYS:  # it stands in where one writes f"hf/{cfg.base}"
+            object.__setattr__(self, "name", self.name.removeprefix("hf/"))
         for name in ("concurrency", "rpm", "tpm", "batch_size", "max_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ddmake import toys
 from ddmake.ddfile import layout, pattern, selecting
@@ -22,9 +22,12 @@ from ddmake.ddfile.specs import is_path, served_model
 from ddmake.ddfile.target import ModelName, Source, Target
 from ddmake.errors import DdfileError, did_you_mean
 
+if TYPE_CHECKING:
+    from ddmake.ddfile.facts import Said, Saying
+
 COMMANDS = ("make", "cards", "why", "list", "graph", "log", "verify", "clean", "gc", "lint", "show", "calls", "preview",
-            "cost")
-RESERVED = ("job", "worker", "report", "diff", "publish", "pack", "unpack", "status", "cancel", "init",
+            "cost", "pack", "unpack", "diff", "report", "publish")
+RESERVED = ("job", "worker", "status", "cancel", "init",
             "doctor")  # commands that ddmake calls by itself, and names of those to come
 
 
@@ -54,6 +57,8 @@ class Workflow:
         self.shared = Shared()
         self.templates: dict[Any, Any] = {}  # that were read and checked, to be used again
         self.prefixes: set[str] = set()  # of what is included
+        self.sayings: list[Saying] = []  # what facts() says
+        self.said: dict[str, Said] = {}  # of what it says that, once that is told
         self._strings: dict[str, Source] = {}
         self._open: list[Read] = []  # strings whose meaning is told when all rules are known
         self._names: dict[tuple[Workflow, str, bool], list[Rule]] = {}  # models' names, and the rules that hold them
@@ -137,6 +142,10 @@ class Workflow:
         if not self.prefix or place.startswith(("/", "..")):
             return (place,)
         return (self.into + place if path.startswith(("/", "..")) else self.prefix + path, place)
+
+    def meanings(self, path: str) -> tuple[str, ...]:
+        """Return what a path in this Ddfile may mean, as seen from the main one's folder, the likeliest first."""
+        return self._places(path, self._from_root(path))
 
     def promise(self, path: str) -> Source:
         """Return the input at a path that a pattern makes."""

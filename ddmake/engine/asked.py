@@ -12,7 +12,7 @@ from ddmake.artifacts.digest import kind_of
 from ddmake.backends import embedders
 from ddmake.backends.providers import is_remote, missing_key
 from ddmake.calls import choice
-from ddmake.ddfile.asking import Asking, Embedding, NotYet, Prompt
+from ddmake.ddfile.asking import Asking, Embedding, NotYet, Prompt, Tuning
 from ddmake.ddfile.binding import leaves
 from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.specs import LLM, MODELS, Embedder, Mixture
@@ -58,7 +58,12 @@ def embeds(rule: Rule, opened: Mapping[str, Any]) -> Iterable[Embedding]:
     return (one for one in _told(rule, opened) if isinstance(one, Embedding) and not isinstance(one.embedder, Embedder))
 
 
-def _told(rule: Rule, opened: Mapping[str, Any]) -> Iterable[Asking | Embedding]:
+def tunes(rule: Rule, opened: Mapping[str, Any]) -> Iterable[Tuning]:
+    """Return the trainings that a rule has services do, as `asks` does."""
+    return (one for one in _told(rule, opened) if isinstance(one, Tuning))
+
+
+def _told(rule: Rule, opened: Mapping[str, Any]) -> Iterable[Asking | Embedding | Tuning]:
     if rule.recipe.asks is None:
         return ()
     return rule.recipe.asks({name: opened[name] for name in rule.inputs}, {name: opened[name] for name in rule.arguments})
@@ -97,7 +102,7 @@ def llms(rule: Rule) -> list[LLM]:
 def services(rule: Rule) -> list[LLM | Embedder]:
     """Return the llms that a rule is given by name, and the embedders over a network."""
     found = (leaf for leaf in leaves([*rule.inputs.values(), *rule.arguments.values()]) if isinstance(leaf, MODELS))
-    return [leaf for leaf in found if isinstance(leaf.name, str) and (isinstance(leaf, LLM) or is_remote(leaf))]
+    return [leaf for leaf in found if is_remote(leaf) or isinstance(leaf.name, str) and isinstance(leaf, LLM)]
 
 
 def lacking(spec: LLM | Embedder) -> str | None:
@@ -138,6 +143,8 @@ def _sends(flow: Workflow, store: Store, verdict: Verdict, spec: LLM | Embedder)
     opener = Opener(flow, store, verdict.rule, lambda done, total, note: None, Way(Manner(verdict.epoch)), look_only=True)
     try:
         given = opener.given()
+        if any(True for _ in tunes(verdict.rule, given)):
+            return True
         if isinstance(spec, Embedder):
             texts = (one.embedder.look(one.texts) for one in embeds(verdict.rule, given) if one.embedder.spec == spec)
             return any(not known for each in texts for _, _, known in each)

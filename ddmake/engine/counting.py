@@ -16,8 +16,8 @@ from ddmake.calls.model import Manner, OpenedLLM
 from ddmake.ddfile.asking import Asking
 from ddmake.ddfile.target import Source, View
 from ddmake.ddfile.workflow import Workflow
-from ddmake.engine import embedded
-from ddmake.engine.asked import accepted, asks, embeds
+from ddmake.engine import embedded, tuned
+from ddmake.engine.asked import accepted, asks, embeds, tunes
 from ddmake.engine.estimate import Estimate
 from ddmake.engine.opening import Opener, Way
 from ddmake.engine.verdicts import Verdict
@@ -105,6 +105,7 @@ def count(flow: Workflow, store: Store, verdict: Verdict, seen: set[bytes], retr
         told = all(isinstance(asking.llm, OpenedLLM) for asking in passes)
         found += [embedded.estimate(store, rule.label, one, opener.shares.get(id(one.rows), 1.0), seen)
                   for one in embeds(rule, given)]
+        found += [tuned.estimate(one, opener.share) for one in tunes(rule, given)]
     local = all(one.local for one in found)
     if not told:  # a local model that would have to be loaded first
         return replace(_sum(found), requests=None, send=None, local=local)
@@ -210,7 +211,8 @@ def _sum(found: Sequence[Estimate]) -> Estimate:
     totals = {name: _total(getattr(one, name) for one in found) for name in names}
     prices_of = next((one.prices for one in found if one.prices), None)
     return Estimate(**totals, rough=any(one.rough for one in found), prices=prices_of,
-                    unpriced=any(one.unpriced for one in found), under_way=sum(one.under_way for one in found))
+                    unpriced=any(one.unpriced for one in found), trains=any(one.trains for one in found),
+                    under_way=sum(one.under_way for one in found))
 
 
 def _total(numbers: Iterable[Any]) -> Any:

@@ -7,6 +7,7 @@ would be sent, tokens out from what the rule used before; what nobody can know s
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 
+from ddmake.backends.hosted import base_of
 from ddmake.backends.providers import is_remote
 from ddmake.ddfile.binding import leaves
 from ddmake.ddfile.inputs import ASKED, marked
@@ -31,6 +32,7 @@ class Estimate:
     rough: bool = False  # counted on a part of the rows
     local: bool = False  # all of it runs here, and costs nothing
     prices: str | None = None  # the day of the table's prices, where one is used
+    trains: bool = False  # it is a training that a service does
     unpriced: bool = False  # what is to be sent goes to a model whose price isn't known
     under_way: int = 0  # requests that are in an open batch, and announced before
     missing: str | None = None  # a sentence on a key or an address that isn't there
@@ -66,13 +68,19 @@ def _models(rule: Rule) -> list[LLM | Embedder]:
     return [leaf for leaf in leaves(given) if isinstance(leaf, LLM) or isinstance(leaf, Embedder) and is_remote(leaf)]
 
 
+def _at_services(rule: Rule) -> bool:
+    """Tell whether a model that is to be asked as it is was made by a service."""
+    return any(base_of(leaf) is not None for leaf in leaves([*rule.inputs.values()]))
+
+
 def _estimate(flow: Workflow, store: Store, verdict: Verdict, models: Sequence[LLM | Embedder], seen: set[bytes],
               retry: bool) -> Estimate:
     from ddmake.calls import prices  # a project at rest needn't load what counts, nor what it counts with
     from ddmake.engine.asked import lacking
 
     missing = next(filter(None, map(lacking, models)), None)
-    local = all(isinstance(model, LLM) and prices.price_of(model) == prices.LOCAL for model in models)
+    local = not _at_services(verdict.rule) and all(
+        isinstance(model, LLM) and prices.price_of(model) == prices.LOCAL for model in models)
     unknown = Estimate(local=local, missing=missing)
     if verdict.word != "make" or verdict.rule.recipe.asks is None:
         return unknown

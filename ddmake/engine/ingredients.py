@@ -1,7 +1,6 @@
 """What a job is made of, as a readable dict: its hash is the key, and the difference of two is the reason."""
 
 import os
-import re
 from collections.abc import Callable, Container
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -24,9 +23,10 @@ from ddmake.engine import hub
 from ddmake.errors import DdfileError, placed
 from ddmake.fingerprint import hashes
 from ddmake.fingerprint.code import Codes
+from ddmake.store import secrets
 
 SCHEMA = 2  # raised when the same recipe would get another key
-SECRET = re.compile(r"(^|_)(API)?(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(_|$)", re.IGNORECASE)  # never in a key
+SECRET = secrets.NAME  # never in a key
 CONTAINERS = (list, dict, tuple, set, frozenset, bytes)
 LONG = 8  # an input list of so many items is hashed apart, once for all that read it
 
@@ -107,7 +107,7 @@ class Reader:
         """Return of a rule's ingredients its inputs and arguments."""
         self._reads = rule.reads
         takes, observed, free = rule.recipe.signature.parameters, rule.options.observes, rule.recipe.free
-        inputs = {name: _without_observed(value, takes[name].annotation) for name, value in rule.inputs.items()
+        inputs = {name: _without_observed(value, takes[name].annotation, rule) for name, value in rule.inputs.items()
                   if name not in observed}
         arguments = {name: self._value(value, name) for name, value in rule.arguments.items() if name not in free}
         return {"inputs": {name: self._input(rule, value, f"input {name}") for name, value in inputs.items()},
@@ -210,12 +210,13 @@ def _toy_sha(name: str) -> str:
     return weights_sha(toys.folder(name))
 
 
-def _without_observed(value: Any, annotation: Any) -> Any:
+def _without_observed(value: Any, annotation: Any, rule: Rule) -> Any:
     """Leave out the parts that a recipe only watches."""
-    if type(value) is not dict:
+    asked = parts_of(annotation) if type(value) is dict else None
+    if asked is None:
         return value
-    asked = parts_of(annotation)
-    return value if asked is None else {name: part for name, part in value.items() if name not in asked.observed}
+    watched = asked.watched(rule.arguments)
+    return {name: part for name, part in value.items() if name not in watched}
 
 
 def _version(rule: Rule, package: str) -> str:

@@ -17,7 +17,7 @@ from ddmake.ddfile.inputs import GIVEN
 from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.target import Source
 from ddmake.ddfile.workflow import Workflow
-from ddmake.engine import commit, recipes
+from ddmake.engine import commit, recipes, repository
 from ddmake.engine.ingredients import Reader
 from ddmake.engine.opening import Opener, Way
 from ddmake.engine.plan import Planner, digest_of
@@ -149,7 +149,7 @@ def _make(flow: Workflow, files: Hashes, store: Store, rule: Rule, order: Order,
     if _changed(flow, files, store, rule, planner):
         _check_again(reload, store, rule, str(verdict.key))
     record = record_of(flow, rule, planner, verdict, started, usage)
-    record |= {"metrics": _metrics(rule, scratch), **_left(seen, outputs)}
+    record |= {"metrics": _metrics(rule, scratch), "git": repository.commit_of(flow.root, files), **_left(seen, outputs)}
     texts, fingerprint = planner.reader.texts(verdict.ingredients or {}), _fingerprint(flow, rule, planner, verdict)
     lost = failed.rows(folder / FAILED)
     trace = commit.commit(store, rule, verdict, _base(planner, verdict), fingerprint, outputs, record, texts, scratch, lost)

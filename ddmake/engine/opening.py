@@ -14,6 +14,7 @@ from ddmake.artifacts.digest import kind_of
 from ddmake.backends import local_model, open_backend
 from ddmake.backends.base import Answer, Backend
 from ddmake.backends.embedders import as_llm
+from ddmake.backends.hosted import opened as at_service
 from ddmake.backends.hub import commit, configs, file_of, keep, snapshot
 from ddmake.backends.models import adapter_base, is_adapter, weights_bytes
 from ddmake.backends.providers import is_remote
@@ -218,6 +219,7 @@ class Opener:
     def _remote(self, spec: LLM) -> Remote:
         if self._line is None:
             self._line = Line(self.way.caller, self.rule.label, self.store.folder)
+        spec = at_service(spec)
         adapter = Path(spec.adapter.path).as_posix() if isinstance(spec.adapter, Source) else spec.adapter
         spec = replace(spec, adapter=adapter, revision=hub.commit_of(self.flow, self.rule, spec) or spec.revision)
         return Remote(spec, self._line, self._cached(spec), lambda note: self.tell(0, 0, note))

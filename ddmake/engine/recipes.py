@@ -11,7 +11,7 @@ from ddmake.backends.stopping import Stopped
 from ddmake.ddfile.inputs import GIVEN
 from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.target import ROW_FILES, suffix
-from ddmake.errors import DdmakeError, MissingExtra, ProviderError, RecipeFailed, did_you_mean
+from ddmake.errors import DdmakeError, MissingExtra, NotStored, ProviderError, RecipeFailed, did_you_mean
 from ddmake.fingerprint.source import is_users
 
 EVERYDAY = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "SHELL", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
@@ -32,7 +32,7 @@ def run(rule: Rule, opened: dict[str, Any], given: dict[str, Any], outputs: dict
     try:
         result = rule.recipe.function(**opened, **{name: given[name] for name in takes})
         _store(rule, result, outputs, filled="output" in takes)
-    except (ProviderError, MissingExtra, Stopped):
+    except (ProviderError, MissingExtra, NotStored, Stopped):
         raise
     except DdmakeError as error:
         raise RecipeFailed(_told(rule, str(error), error)) from error

@@ -2,6 +2,7 @@
 
 import re
 
+from ddmake.backends.hosted import base_in, base_of
 from ddmake.backends.providers import is_remote
 from ddmake.ddfile.binding import leaves
 from ddmake.ddfile.inputs import ASKED, marked
@@ -29,8 +30,9 @@ def needs(rule: Rule) -> Needs:
     for name, value in (("gpus", options.gpus), ("retries", options.retries)):
         if value is not None and value < 0:
             raise DdfileError(f"{rule.place}: {rule.label} has {name}={value}; it can't be less than 0.")
-    waits = rule.recipe.kind == "step" and not options.cpus and not options.gpus and asks_services(rule)
-    found = Needs(options.cpus, options.gpus, _memory(rule), _seconds(rule), waits and not local_models(rule))
+    elsewhere = (rule.recipe.kind == "step" or base_in(rule) is not None) and asks_services(rule)
+    waits = elsewhere and not options.cpus and not options.gpus and not local_models(rule)
+    found = Needs(options.cpus, options.gpus, _memory(rule), _seconds(rule), waits)
     return next((known for known in (ANY, WAITING) if found == known), found)
 
 
@@ -83,7 +85,7 @@ def asks_services(rule: Rule) -> bool:
     if not rule.names_models:
         return False
     values = [value for value in (*rule.inputs.values(), *rule.arguments.values()) if not _only_paths(value)]
-    return any(isinstance(leaf, MODELS) and is_remote(leaf) for leaf in leaves(values))
+    return any(isinstance(leaf, MODELS) and is_remote(leaf) or base_of(leaf) is not None for leaf in leaves(values))
 
 
 def local_models(rule: Rule) -> frozenset[str]:
@@ -91,7 +93,7 @@ def local_models(rule: Rule) -> frozenset[str]:
     values = [value for value in (*rule.inputs.values(), *rule.arguments.values()) if not _only_paths(value)]
     takes = rule.recipe.signature.parameters
     asked = [value for name, value in rule.inputs.items() if rule.names_models and marked(takes[name].annotation, ASKED)]
-    bare = {leaf.path for leaf in leaves(asked) if isinstance(leaf, Source)}
+    bare = {leaf.path for leaf in leaves(asked) if isinstance(leaf, Source) and base_of(leaf) is None}
     return frozenset(name for leaf in leaves(values) if (name := _model(leaf))) | bare
 
 
@@ -103,7 +105,7 @@ def _only_paths(value: object) -> bool:
 def _model(leaf: object) -> str | None:
     if isinstance(leaf, ModelName):
         return leaf.name
-    if not isinstance(leaf, MODELS):
+    if not isinstance(leaf, MODELS) or base_of(leaf.name) is not None:
         return None
     name = leaf.name.path if isinstance(leaf.name, Source) else leaf.name
     local = isinstance(leaf.name, Source) or name in NAMES or name.startswith("hf/")

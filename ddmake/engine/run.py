@@ -191,10 +191,12 @@ class Run:
                    *(["--force"] if rule in self.planner.forced else []), *(["--retry"] if rule in self.planner.retried else []),
                    *(["--caller", self.caller] if self.caller else [])]
         making = verdict.word == "make"
+        trains, foreign = making and rule.recipe.kind == "train", making and not rule.recipe.packaged
         what = str(verdict.key)[:8] + ("" if making else f"-{verdict.word}")  # what made a result is told from what put it back
         log = self.store.folder / "logs" / rule.label / f"{time.strftime('%Y%m%d-%H%M%S')}-{what}.log"
-        return Task(name, command, self.flow.root, log, result, _needs(verdict), _threads(rule.options.cpus or self.threads),
-                    local_models(rule) if making else frozenset(), alone=making and rule.recipe.kind == "train")
+        return Task(name, command, self.flow.root, log, result, _needs(verdict),
+                    _environment(rule, rule.options.cpus or self.threads), local_models(rule) if making else frozenset(),
+                    trains=trains, alone=trains and (foreign or _many(rule)), foreign=foreign)
 
     def _collect(self) -> None:
         """Hear which jobs have ended, and how far the others are."""
@@ -251,8 +253,19 @@ def _needs(verdict: Verdict) -> Needs:
     return needs(verdict.rule) if verdict.word == "make" else ANY
 
 
-def _threads(count: int) -> dict[str, str]:
-    return {"OMP_NUM_THREADS": str(count), "MKL_NUM_THREADS": str(count), "TOKENIZERS_PARALLELISM": "false"}
+def _environment(rule: Rule, threads: int) -> dict[str, str]:
+    """Return what a job's process finds in its environment beside the head's."""
+    found = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+    if rule.options.gpus:
+        found["DDMAKE_GPUS"] = str(rule.options.gpus)
+    if rule.arguments.get("deterministic"):
+        found["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # is read once, when a GPU is first used
+    return found
+
+
+def _many(rule: Rule) -> bool:
+    """Tell whether a training starts processes of its own, which they do by a fork: nothing may have computed before."""
+    return int(rule.arguments.get("processes") or rule.options.gpus or 1) > 1
 
 
 def _read(file: Path) -> dict[str, Any] | None:

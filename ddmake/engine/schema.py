@@ -6,21 +6,25 @@ from pathlib import Path
 from typing import Any
 
 from ddmake.artifacts import views
+from ddmake.ddfile.binding import leaves
 from ddmake.ddfile.rule import Rule
-from ddmake.ddfile.target import Source, View
+from ddmake.ddfile.target import Source, View, suffix
 from ddmake.ddfile.workflow import Workflow
 from ddmake.errors import DdfileError, placed
 from ddmake.fingerprint.source import is_users
 
 Columns = list[str] | None
 Known = Callable[[str], Columns]  # the columns of what lies or will lie at a path
+READERS = {"": "saved", ".jsonl": "jsonl", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text", ".md": "text"}
 
 
 def columns_of(flow: Workflow, rule: Rule, known: Known) -> dict[str, Columns]:
     """Return the columns of a rule's outputs, by output name, as far as its recipe tells.
 
-    Raises DdfileError where the recipe needs a column, of a template or by name, that its input is known not to have.
+    Raises DdfileError where the recipe needs a column, of a template or by name, that its input is known not to have, and where
+    it needs rows and is given a file.
     """
+    _need_rows(flow, rule)
     told = rule.recipe.columns
     if told is None:
         for value in rule.inputs.values():
@@ -39,6 +43,24 @@ def check_opened(rule: Rule, opened: Mapping[str, Any]) -> None:
     """
     if rule.recipe.columns is not None:
         _told(rule, {name: _columns_there(opened[name]) for name in rule.inputs}, rule.place)
+
+
+def _need_rows(flow: Workflow, rule: Rule) -> None:
+    """Raise DdfileError for a file where rows are needed, or a folder that no rule makes: it would arrive as a path."""
+    for take in rule.recipe.shape.inputs:
+        for source in leaves(rule.inputs[take.name]) if take.rows or take.parts is not None else ():
+            if isinstance(source, Source) and (remedy := _remedy(flow, source)):
+                raise DdfileError(f"{rule.place}: {rule.label}: {source.path} arrives as a path, and rows are needed. {remedy}")
+
+
+def _remedy(flow: Workflow, source: Source) -> str:
+    """Return how to get rows of what would arrive as a path; nothing where it arrives as rows, or isn't there yet."""
+    end = suffix(source.path)
+    if flow.producer(source) is not None:
+        return "Give that output no suffix." if end else ""
+    if not (flow.root / source.path).exists():
+        return ""
+    return f'Read it by {READERS[end]}("data/…", "{source.path}").' if end in READERS else "Read it by a @step that yields rows."
 
 
 def _told(rule: Rule, inputs: dict[str, Any], place: str) -> Columns:

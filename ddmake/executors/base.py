@@ -29,7 +29,9 @@ class Task:
     needs: Needs
     env: Mapping[str, str]  # added to the environment
     models: frozenset[str] = frozenset()  # the local models that it loads
+    trains: bool = False  # whether it fills the memory, so that nothing is kept there for others
     alone: bool = False  # whether its process does nothing before and after it
+    foreign: bool = False  # whether it runs a recipe of the user's, which may leave anything in its process
 
 
 @dataclass(frozen=True)

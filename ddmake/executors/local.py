@@ -1,9 +1,11 @@
 """Jobs in workers on this machine: processes that are kept warm, and that die with the head.
 
 A job goes to an idle worker of its environment (threads, GPUs), first to one that has the job's models loaded, then to one
-that has others: it keeps them beside the new ones, if its memory holds them all.
+that has others: it keeps them beside the new ones, if its memory holds them all. A training goes to one that has trained, and
+lets go of all models; it takes none in which a recipe of the user's ran, and one that failed ends its worker.
 """
 
+import os
 import selectors
 import signal
 import subprocess
@@ -35,7 +37,9 @@ class Local:
     def submit(self, task: Task) -> None:
         """Hand a task to a worker."""
         gpus = self._gpus(task)
-        env = task.env if task.needs.gpus is None else {**task.env, "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
+        shown = ",".join(gpus)
+        as_is = task.needs.gpus is None or os.environ.get("CUDA_VISIBLE_DEVICES") == shown  # so that it takes any worker
+        env = task.env if as_is else {**task.env, "CUDA_VISIBLE_DEVICES": shown}
         worker = self._worker(task, env)
         worker.gpus = set(gpus)
         self._room.take(task.needs, worker.gpus)
@@ -93,12 +97,14 @@ class Local:
     def _worker(self, task: Task, env: Mapping[str, str]) -> Worker:
         """Return an idle worker for a task, a new one where none fits."""
         idle = [worker for worker in self._workers if worker.task is None]
-        fitting = [worker for worker in idle if worker.env == env and not task.alone]
-        more = 1 if task.models else -1  # whoever loads nothing leaves those alone that have models
-        taken = max(fitting, key=lambda worker: (len(worker.models & task.models), more * len(worker.models)), default=None)
-        if task.models or task.alone:  # what it loads needs the memory of what nobody uses
+        fitting = [worker for worker in idle
+                   if worker.env == env and not task.alone and not (task.trains and worker.foreign)]
+        more = 1 if task.models or task.trains else -1  # whoever loads nothing leaves those alone that have
+        taken = max(fitting, default=None, key=lambda worker: (
+            len(worker.models & task.models), more * (worker.loaded + len(worker.models))))
+        if task.models or task.trains:  # what it loads needs the memory of what nobody uses
             self._dismiss([worker for worker in idle if worker.models and worker is not taken
-                           and (task.alone or not worker.models & task.models)])
+                           and (task.trains or not worker.models & task.models)])
             idle = [worker for worker in idle if worker in self._workers]
         if taken is not None:
             return taken
@@ -127,9 +133,9 @@ class Local:
             if said is None:
                 yield from self._lost(worker)
             elif "result" in said:
-                alone = worker.task is not None and worker.task.alone
+                last = said["last"] or worker.task is not None and _ends(worker.task, said["result"])
                 yield self._end(worker, "", said["result"])
-                if said["last"] or alone:
+                if last:
                     self._dismiss([worker])
             elif worker.task is not None and "note" in said:
                 yield Told(worker.task, said["done"], said["total"], said["note"])
@@ -161,3 +167,8 @@ class Local:
             elif worker.grace is not None and now >= worker.grace:
                 worker.grace = None
                 worker.signal(signal.SIGKILL)
+
+
+def _ends(task: Task, result: Mapping[str, object]) -> bool:
+    """Tell whether a task's process does nothing more; of a training that failed nobody knows what it has left."""
+    return task.alone or task.trains and result["word"] == "failed"

@@ -35,6 +35,8 @@ class Worker:
         self.env = dict(env)  # what was added to the head's own
         self.task: Task | None = None
         self.models: frozenset[str] = frozenset()  # that it was asked to load; it keeps those that it has memory for
+        self.loaded = False  # whether it has what computes, which takes seconds to import
+        self.foreign = False  # whether it did something that may have left anything behind
         self.gpus: set[str] = set()
         self.deadline: float | None = None  # of its task, by its `time`
         self.grace: float | None = None  # until when it may take to stop
@@ -50,7 +52,9 @@ class Worker:
     def give(self, task: Task) -> None:
         """Hand over a task; a process that is gone is noticed when it is listened to."""
         self.task, self.late, self.grace = task, False, None
-        self.models |= task.models
+        self.models = frozenset() if task.trains else self.models | task.models
+        self.loaded |= task.trains or bool(task.models)
+        self.foreign |= task.foreign
         line = {"job": list(task.command), "folder": str(task.folder), "log": str(task.log)}
         try:
             self._tell.write(json.dumps(line).encode() + b"\n")

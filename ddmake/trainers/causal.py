@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import torch
 from trl import SFTConfig, SFTTrainer
 
 from ddmake.backends.hf import end_tokens
 from ddmake.backends.models import prompt_ids
 from ddmake.errors import DdmakeError
+from ddmake.trainers import packing
 from ddmake.trainers.common import (
     IGNORED,
     Progress,
     Settings,
+    Watching,
     arguments,
     example_length,
     hush,
@@ -27,8 +28,9 @@ from ddmake.trainers.common import (
     lora_config,
     run,
     tokenize,
-    turns_of,
 )
+from ddmake.trainers.tokens import content_of
+from ddmake.trainers.turns import Beside, Turn, turns_of
 
 
 def train(rows: datasets.Dataset, validation: datasets.Dataset | None, settings: Settings, output: Path,
@@ -41,27 +43,29 @@ def train(rows: datasets.Dataset, validation: datasets.Dataset | None, settings:
     tokenizer, model = load_training_tokenizer(settings), load_base(settings)
     ends, length = end_tokens(model.generation_config, tokenizer), example_length(settings, model, tokenizer)
     encoder = Encoder(tokenizer, ends, settings, length)
-    examples, counts = tokenize(rows, encoder, checkpoints / "tokens" / "train.arrow")
-    held = tokenize(validation, encoder, checkpoints / "tokens" / "validation.arrow")[0] if validation else None
+    made_of = encoder.made_of()
+    examples, counts = tokenize(rows, encoder, checkpoints / "tokens" / "train.arrow", made_of=made_of)
+    held = tokenize(validation, encoder, checkpoints / "tokens" / "validation.arrow", made_of=made_of)[0] if validation else None
+    notes = {"tokens": int(sum(map(len, examples["input_ids"])) * settings.epochs), **counts}
+    if settings.packing:
+        notes["examples"] = len(examples)
+        examples = packing.packed(examples, length, checkpoints / "tokens" / "packs.arrow")
+        notes["packs"] = len(examples)
     config = arguments(settings, model, len(examples), held is not None, checkpoints)
     trainer = Supervised(
         model=model, processing_class=tokenizer, train_dataset=examples, eval_dataset=held,
         args=SFTConfig(**config, max_length=None, packing=False, padding_free=False, loss_type="nll",
                        completion_only_loss=False, shuffle_dataset=False),  # the labels say what is learned
+        data_collator=packing.Collator(tokenizer.pad_token_id) if settings.packing else None,
         peft_config=lora_config(settings.peft, "CAUSAL_LM"),
     )
-    tokens = sum(map(len, examples["input_ids"])) * settings.epochs
-    return run(trainer, settings, output, checkpoints, progress, {"tokens": int(tokens), **counts})
+    if settings.packing:
+        packing.need_apart(trainer.model, examples, settings.base_name)
+    return run(trainer, settings, output, checkpoints, progress, notes, shown=validation or rows)
 
 
-class Supervised(SFTTrainer):
-    """TRL's trainer, but for this: evaluating draws nothing from the random state, so that it only watches."""
-
-    def evaluate(self, eval_dataset: Any = None, ignore_keys: list[str] | None = None,
-                 metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Evaluate as SFTTrainer does, and put the random state back."""
-        with torch.random.fork_rng():
-            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+class Supervised(Watching, SFTTrainer):
+    """TRL's trainer, watched."""
 
 
 class Encoder:
@@ -69,21 +73,28 @@ class Encoder:
 
     def __init__(self, tokenizer: Any, ends: Sequence[int], settings: Settings, length: int):
         self.tokenizer, self.ends, self.settings, self.length = tokenizer, ends, settings, length
+        self.beside = Beside(tokenizer, settings.base_name)
+
+    def made_of(self) -> dict[str, Any]:
+        """Return what decides which tokens a row becomes."""
+        return {"code": [__name__, Beside.__module__], "tokenizer": content_of(self.tokenizer), "ends": list(self.ends),
+                "separator": self.settings.separator, "length": self.length}
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return input_ids and labels of the same length, and whether they were cut."""
         messages, first = turns_of(row)
+        self.beside.check(messages)
         ids, labels = self._chat(messages, first) if self.tokenizer.chat_template else self._plain(messages)
         return {"input_ids": ids[:self.length], "labels": labels[:self.length], "cut": len(ids) > self.length}
 
-    def _plain(self, messages: list[dict[str, str]]) -> tuple[list[int], list[int]]:
+    def _plain(self, messages: list[Turn]) -> tuple[list[int], list[int]]:
         """Return the tokens and labels of a prompt, the separator, and what follows it."""
         prompt = prompt_ids(self.tokenizer, messages[:-1], self.settings.separator, encoder_decoder=False)
         answer = self.tokenizer(messages[-1]["content"], add_special_tokens=False)["input_ids"]
         answer = [*answer, self.tokenizer.eos_token_id]
         return prompt + answer, [IGNORED] * len(prompt) + answer
 
-    def _chat(self, messages: list[dict[str, str]], first: int) -> tuple[list[int], list[int]]:
+    def _chat(self, messages: list[Turn], first: int) -> tuple[list[int], list[int]]:
         """Return the tokens and labels of a conversation: every assistant turn from the first given on is learned.
 
         Raises DdmakeError where the chat template renders a turn otherwise once others follow it.

@@ -7,17 +7,28 @@ files are as the manifest says is ever used.
 
 import json
 import os
+import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ddmake.errors import DdmakeError
 from ddmake.fingerprint import hashes
+from ddmake.trainers.ranks import all_here
 
 SEAL = "COMPLETE"
+BEST = "best.safetensors"  # the weights of the best evaluation so far, beside the checkpoints and in each
+LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "sentence-transformers")
+WRITING = re.compile(r"writ|no space|os error", re.IGNORECASE)  # how libraries say that a file couldn't be written
 KEEP = 2
 SECONDS = 60.0  # between two checkpoints, at least
 SHARE = 20  # and so many times as long as a save takes: saving costs 5 % at most
@@ -30,8 +41,8 @@ class Saver(TrainerCallback):
     When a checkpoint is made says nothing about the weights, so the clock may decide.
     """
 
-    def __init__(self, folder: Path, circumstances: Mapping[str, int], before: float):
-        self.folder, self.circumstances, self.before = folder, dict(circumstances), before
+    def __init__(self, folder: Path, circumstances: Mapping[str, Any], before: float, marks: tuple[str, ...] = ()):
+        self.folder, self.circumstances, self.before, self.marks = folder, dict(circumstances), before, marks
         self.begun = self.last = time.monotonic()
         self.pause = SECONDS
 
@@ -42,15 +53,19 @@ class Saver(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         """Ask for a checkpoint if one is due."""
         due = time.monotonic() - self.last >= self.pause
-        if control.should_log and state.global_step < state.max_steps and agreed(due):
+        whole = state.global_step % getattr(args, "num_iterations", 1) == 0  # answers that are learned from twice aren't kept
+        if whole and control.should_log and state.global_step < state.max_steps and agreed(due):
             self.last, control.should_save = time.monotonic(), True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
-        """Seal the checkpoint that was just written, then let go of the older ones."""
+        """Seal the checkpoint that was just written, by all processes, then let go of the older ones."""
+        all_here()
         if state.is_world_process_zero:
             checkpoint = self.folder / f"checkpoint-{state.global_step}"
             (checkpoint / "training_args.bin").unlink(missing_ok=True)  # a pickle that no resume reads
-            seal(checkpoint, {"circumstances": self.circumstances, "seconds": round(self.seconds(), 1)})
+            with written(checkpoint):
+                put_in_place(self.folder / BEST, checkpoint / BEST)
+                seal(checkpoint, {"circumstances": self.circumstances, "seconds": round(self.seconds(), 1), "marks": self.marks})
             for older in numbered(self.folder)[KEEP:]:
                 shutil.rmtree(older)
         now = time.monotonic()
@@ -59,11 +74,42 @@ class Saver(TrainerCallback):
 
 def agreed(due: bool) -> bool:
     """Return rank 0's verdict, so that all ranks save after the same step."""
+    return by_first(lambda: due)
+
+
+def by_first(work: Callable[[], Any]) -> Any:
+    """Do something in rank 0 alone, and return in all ranks what it returns."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return due
-    verdict = [due]
-    torch.distributed.broadcast_object_list(verdict, src=0)
-    return verdict[0]
+        return work()
+    found = [work() if torch.distributed.get_rank() == 0 else None]
+    torch.distributed.broadcast_object_list(found, src=0)
+    return found[0]
+
+
+@contextmanager
+def written(checkpoint: Path) -> Iterator[None]:
+    """Have a checkpoint that can't be written leave nothing behind, and be told in a sentence."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, RuntimeError) and not WRITING.search(str(error)):
+            raise
+        shutil.rmtree(checkpoint) if checkpoint.is_dir() else checkpoint.unlink(missing_ok=True)
+        older = next((path.name for path in numbered(checkpoint.parent) if path != checkpoint), None)
+        after = f"it goes on from {older}" if older else "it begins anew, since no older one is there"
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise DdmakeError(f"{checkpoint.name} can't be written: {reason}. Make room on the disk, then train again: "
+                          f"{after}.") from error
+
+
+def put_in_place(source: Path, target: Path) -> None:
+    """Have a file at another place too, as it is now; have none there if there is none here."""
+    target.unlink(missing_ok=True)
+    if source.exists():
+        try:
+            os.link(source, target)
+        except OSError:  # a file system without links
+            shutil.copyfile(source, target)
 
 
 def seal(checkpoint: Path, notes: Mapping[str, object]) -> None:
@@ -120,16 +166,46 @@ def newest_sound(folder: Path) -> Path | None:
     return None
 
 
-def notes_of(checkpoint: Path | None, circumstances: Mapping[str, int]) -> float:
-    """Return the seconds that a checkpoint took to reach; print a line if it was made under other circumstances.
+@dataclass(frozen=True)
+class Resumption:
+    """Where a training goes on from, what time it had taken, and why it may end in other low bits than one that wasn't killed."""
 
-    Threads, processes and the cut of the batch change the low bits of sums, so the weights may differ in them.
+    checkpoint: Path | None = None
+    seconds: float = 0.0
+    marks: tuple[str, ...] = ()
+
+
+def resumption(folder: Path, circumstances: Mapping[str, Any], on_change: str = "mark") -> Resumption:
+    """Return where a training goes on from, with a printed line if that was made under other circumstances.
+
+    Threads, processes, the cut of the batch and the libraries' versions change the low bits of sums: where they differ, the
+    training goes on and is marked, or begins anew (`on_change`, "mark" or "restart").
     """
+    checkpoint = newest_sound(folder)
     if checkpoint is None:
-        return 0.0
+        (folder / BEST).unlink(missing_ok=True)
+        return Resumption()
     notes = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))
-    changed = [f"{name} {notes['circumstances'].get(name)}, now {value}" for name, value in circumstances.items()
-               if notes["circumstances"].get(name) != value]
+    before = notes["circumstances"]
+    changed = [f"{name} {before.get(name)}, now {value}" for name, value in circumstances.items() if before.get(name) != value]
+    told = f"{checkpoint.name} was made with {'; '.join(changed)}"
+    if changed and on_change == "restart":
+        print(f"{told}: the training begins anew", flush=True)
+        for older in numbered(folder):
+            shutil.rmtree(older)
+        return resumption(folder, circumstances)
     if changed:
-        print(f"{checkpoint.name} was made with {'; '.join(changed)}: low bits may differ", flush=True)
-    return float(notes["seconds"])
+        print(f"{told}: low bits may differ", flush=True)
+    put_in_place(checkpoint / BEST, folder / BEST)
+    return Resumption(checkpoint, float(notes["seconds"]), (*notes.get("marks", ()), *([told] if changed else [])))
+
+
+def libraries() -> dict[str, str | None]:
+    """Return the versions of what computes."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found

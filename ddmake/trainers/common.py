@@ -4,8 +4,8 @@ import json
 import math
 import os
 import warnings
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,22 +15,32 @@ import huggingface_hub
 import peft
 import torch
 import transformers
-from transformers import GenerationConfig, PrinterCallback, Trainer, TrainerCallback
+from transformers import GenerationConfig, PrinterCallback, Trainer
+from transformers.pytorch_utils import Conv1D
 
 from ddmake.backends.hf import context_window, end_tokens
 from ddmake.backends.loading import load_generation, load_model, load_tokenizer
 from ddmake.backends.models import SEPARATOR, is_adapter
 from ddmake.ddfile.specs import Lora
 from ddmake.errors import DdmakeError, did_you_mean
-from ddmake.trainers.checkpoints import Saver, newest_sound, notes_of
+from ddmake.trainers import best, samples, trackers
+from ddmake.trainers.checkpoints import BEST, Saver, by_first, libraries, resumption
+from ddmake.trainers.quantizing import load_rounded
+from ddmake.trainers.ranks import all_here, gathered, need_sharded, sharing
+from ddmake.trainers.tokens import IGNORED as IGNORED
+from ddmake.trainers.tokens import Encode as Encode
+from ddmake.trainers.tokens import tokenize as tokenize
+from ddmake.trainers.watching import Progress, Teller
+from ddmake.trainers.watching import Watching as Watching
 
-Progress = Callable[[int, int, str], None]
-Encode = Callable[[Mapping[str, Any]], dict[str, list[int]]]
+Saves = Callable[..., Mapping[str, Any] | None]  # of (trainer, settings, output, whole weights)
 POINTS = 200  # of the loss curve, at most about
 LARGE = 1_000_000_000  # parameters from which on activations are computed again instead of kept
 CURVES = {"loss": "loss", "rewards/accuracies": "accuracy", "accuracy": "accuracy", "rewards/margins": "margin",
-          "margin": "margin"}  # what is logged, and its name in the metrics
-IGNORED = -100  # the label of a token that the loss leaves out
+          "margin": "margin", "f1": "f1", "spearman": "spearman"}  # what is logged, and its name in the metrics
+HOW = ("base", "base_name", "teacher", "peft", "micro_batch", "gradient_checkpointing", "trackers", "processes", "sharded",
+       "on_change")  # not what
+ADAPTABLE = (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d, Conv1D)  # what peft puts an adapter on
 LEFT_BEHIND = ("README.md", "training_args.bin")  # cards are written elsewhere; the other is a pickle
 
 
@@ -54,6 +64,17 @@ class Settings:
     dtype: str | None = None  # "float32", "bfloat16", or None: bfloat16 where a GPU has it
     seed: int = 0
     separator: str = "\n"
+    packing: bool = False  # examples are put together, up to max_length
+    quantize: str | None = None  # the frozen base under an adapter in fewer bits
+    best: bool = False  # the weights of the best evaluation are kept, not those of the last step
+    patience: int | None = None  # ends after so many evaluations without a better one; then the best weights are kept, too
+    evaluate_every: int | None = None  # steps; by default an evaluation ends each epoch
+    deterministic: bool = False  # on a GPU: kernels that give the same bits each time
+    gradient_checkpointing: bool | None = None  # None: on a GPU, from a billion parameters on
+    trackers: tuple[str, ...] = ()
+    processes: int | None = None
+    sharded: bool = False  # on GPUs: each process holds a part of the weights
+    on_change: str = "mark"  # what becomes of a checkpoint that was made under other circumstances: "mark" or "restart"
 
 
 def hush() -> None:
@@ -77,14 +98,17 @@ def half(settings: Settings) -> bool:
 
 
 def load_base(settings: Settings) -> torch.nn.Module:
-    """Load the model to train; its weights are float32, but for those that an adapter leaves alone on a GPU.
+    """Load the model to train; its weights are float32, but for those that an adapter leaves alone on a GPU or that are rounded.
 
     A base with an adapter is float32, in which alone that is merged. Raises DdmakeError for what can't be trained.
     """
     transformers.set_seed(settings.seed)
-    kept = settings.peft is not None and half(settings) and torch.cuda.is_available() and not is_adapter(settings.base)
-    model = load_model(settings.base, settings.revision, "bfloat16" if kept else "float32")
-    model.requires_grad_(True)  # an adapter that was merged has left them frozen
+    if settings.quantize is not None:
+        model = load_rounded(settings.base, settings.revision, settings.quantize, "bfloat16" if half(settings) else "float32")
+    else:
+        kept = settings.peft is not None and half(settings) and torch.cuda.is_available() and not is_adapter(settings.base)
+        model = load_model(settings.base, settings.revision, "bfloat16" if kept else "float32")
+        model.requires_grad_(True)  # an adapter that was merged has left them frozen
     model.generation_config = load_generation(settings.base, model)
     need_targets(model, settings)
     return model
@@ -98,10 +122,11 @@ def need_targets(model: torch.nn.Module, settings: Settings) -> None:
     head = model.get_output_embeddings()
     linear = {name.rpartition(".")[2] for name, module in model.named_modules()
               if isinstance(module, torch.nn.Linear) and module is not head}
-    names = [name for name, _ in model.named_modules()]
     for target in lora.targets:
-        if not any(name == target or name.endswith(f".{target}") for name in names):
-            raise DdmakeError(f"lora(targets=): base {settings.base_name} has no module {target!r}. Its linear ones: "
+        meant = [module for name, module in model.named_modules() if name == target or name.endswith(f".{target}")]
+        if not meant or head in meant or not all(isinstance(module, ADAPTABLE) for module in meant):
+            has = "has no module" if not meant else "writes by its module" if head in meant else "takes no adapter on its module"
+            raise DdmakeError(f"lora(targets=): base {settings.base_name} {has} {target!r}. Its linear ones: "
                               f"{', '.join(sorted(linear))}.{did_you_mean(target, sorted(linear))}")
 
 
@@ -128,49 +153,6 @@ def lora_config(lora: Lora | None, task: str) -> peft.LoraConfig | None:
                            bias="none", task_type=task)
 
 
-def turns_of(row: Mapping[str, Any]) -> tuple[list[dict[str, str]], int]:
-    """Return a row's chat messages, and from which of them on the assistant's are learned.
-
-    A row holds `messages`, of which all are, or a `prompt` (a text or messages) and a `completion`, which alone is.
-    Raises DdmakeError where the last turn isn't the assistant's.
-    """
-    if "messages" in row:
-        messages, first = [{"role": turn["role"], "content": turn["content"]} for turn in row["messages"]], 0
-    else:
-        prompt = row["prompt"]
-        prompt = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(turn) for turn in prompt]
-        messages, first = [*prompt, {"role": "assistant", "content": row["completion"]}], len(prompt)
-    if not messages or messages[-1]["role"] != "assistant":
-        raise DdmakeError("messages must end with an assistant turn, which is what is learned.")
-    return messages, first
-
-
-def tokenize(rows: datasets.Dataset, encode: Encode, file: Path, names: Sequence[str] = ("input_ids", "labels"),
-             learned: Sequence[str] = ("labels",)) -> tuple[datasets.Dataset, Counter]:
-    """Return the rows as tokens, kept in a file of the checkpoints' folder, with counts of rows cut and dropped.
-
-    `names` are the columns that an example has, `learned` those among them of which something must be left to learn: a row
-    where nothing is, is dropped. The rows' own folder is left alone: `map` by itself would write its cache there.
-    """
-    counts = Counter(cut=0, dropped=0)
-
-    def encode_batch(batch: dict[str, list]) -> dict[str, list]:
-        examples = [encode(dict(zip(batch, values, strict=True))) for values in zip(*batch.values(), strict=True)]
-        counts["cut"] += sum(example.pop("cut") for example in examples)
-        kept = [example for example in examples
-                if all(any(token != IGNORED for token in example[name]) for name in learned)]
-        counts["dropped"] += len(examples) - len(kept)
-        return {name: [example[name] for example in kept] for name in names}
-
-    file = file.with_stem(f"{file.stem}-{os.environ.get('RANK', '0')}")  # each process writes its own
-    file.parent.mkdir(parents=True, exist_ok=True)
-    tokens = rows.map(encode_batch, batched=True, batch_size=256, remove_columns=rows.column_names,
-                      cache_file_name=str(file), load_from_cache_file=False, new_fingerprint=file.stem)
-    if not len(tokens):
-        raise DdmakeError(f"no row to train on: {len(rows)} given, {counts['dropped']} of them longer than max_length.")
-    return tokens, counts
-
-
 def cut_batch(settings: Settings) -> tuple[int, int]:
     """Return the examples that a process takes at once, and how many times it does in an optimiser step.
 
@@ -191,61 +173,101 @@ def arguments(settings: Settings, model: torch.nn.Module, examples: int, evaluat
     So a library's new default changes nothing unseen. Checkpoints are asked for by `Saver`.
     """
     micro, accumulation = cut_batch(settings)
-    steps = math.ceil(math.ceil(examples / settings.batch_size) * settings.epochs)
-    cuda = torch.cuda.is_available()
+    epoch = math.ceil(examples / settings.batch_size)
+    steps = math.ceil(epoch * settings.epochs)
+    cuda, again = torch.cuda.is_available(), settings.gradient_checkpointing
     return dict(
         output_dir=str(checkpoints), num_train_epochs=settings.epochs, max_steps=-1,
         per_device_train_batch_size=micro, per_device_eval_batch_size=micro, gradient_accumulation_steps=accumulation,
-        learning_rate=settings.learning_rate, warmup_steps=settings.warmup, lr_scheduler_type=settings.schedule,
+        learning_rate=settings.learning_rate, warmup_steps=warmup_steps(settings, steps), lr_scheduler_type=settings.schedule,
         optim="adamw_torch", adam_beta1=0.9, adam_beta2=0.999, adam_epsilon=1e-8,
         weight_decay=settings.weight_decay, max_grad_norm=settings.max_grad_norm, label_smoothing_factor=0.0,
         seed=settings.seed, data_seed=settings.seed, bf16=half(settings), fp16=False, tf32=None, use_cpu=not cuda,
         dataloader_drop_last=False, dataloader_num_workers=0, dataloader_pin_memory=cuda,
-        logging_strategy="steps", logging_steps=max(1, steps // POINTS), logging_first_step=False,
-        save_strategy="no", eval_strategy="epoch" if evaluated else "no", report_to="none", disable_tqdm=True,
+        logging_strategy="steps", logging_steps=max(1, steps // POINTS),
+        logging_first_step=False, logging_nan_inf_filter=False, save_strategy="no", report_to="none", disable_tqdm=True,
+        # after a step and not after an epoch, so that a checkpoint of that step knows of it
+        eval_strategy="steps" if evaluated else "no", eval_steps=settings.evaluate_every or epoch,
         push_to_hub=False, auto_find_batch_size=False,
-        gradient_checkpointing=cuda and model.num_parameters() > LARGE,
+        gradient_checkpointing=cuda and model.num_parameters() > LARGE if again is None else again,
+        gradient_checkpointing_kwargs={"use_reentrant": False}, **sharing(settings.sharded),
     )
 
 
-class Teller(TrainerCallback):
-    """Tells the progress, and sees to it that the last step is logged too."""
+def warmup_steps(settings: Settings, steps: int) -> int:
+    """Return how many of a training's steps the learning rate rises in: a share is rounded down, and the last never is one.
 
-    def __init__(self, progress: Progress):
-        self.progress = progress
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs) -> None:
-        """Tell where the training begins, or goes on."""
-        note = f"resumed after step {state.global_step}" if state.global_step else "begins"
-        self.progress(state.global_step, state.max_steps, note)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs) -> None:
-        """Have the last step's loss logged."""
-        control.should_log = control.should_log or state.global_step >= state.max_steps
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **kwargs) -> None:
-        """Tell the loss."""
-        if logs and "loss" in logs:
-            self.progress(state.global_step, state.max_steps, f"loss {float(logs['loss']):.3f}")
+    The first of them has a rate of 0: a training of one step would learn nothing.
+    """
+    asked = int(settings.warmup if settings.warmup >= 1 else settings.warmup * steps)
+    if asked >= steps:
+        print(f"warmup={settings.warmup:g} would take all steps of this training, {steps}: it takes {steps - 1}", flush=True)
+    return min(asked, steps - 1)
 
 
 def run(trainer: Trainer, settings: Settings, output: Path, checkpoints: Path, progress: Progress,
-        notes: Mapping[str, float]) -> dict[str, float]:
-    """Train from the newest sound checkpoint or from the start, fill the model folder, and return the metrics."""
+        notes: Mapping[str, float], shown: datasets.Dataset | None = None, saves: Saves | None = None) -> dict[str, Any]:
+    """Train from the newest sound checkpoint or from the start, fill the model folder, and return the metrics.
+
+    `shown` are rows of which some are asked of the model when it is there, for a reader to look at. `saves` fills the folder of
+    a model that isn't saved like others, and returns what more there is to tell of it.
+    """
     circumstances = {"threads": torch.get_num_threads(), "processes": trainer.args.world_size,
-                     "micro_batch": trainer.args.per_device_train_batch_size}
-    sound = newest_sound(checkpoints)
-    saver = Saver(checkpoints, circumstances, notes_of(sound, circumstances))
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(Teller(progress))
-    trainer.add_callback(saver)
-    trainer.train(resume_from_checkpoint=str(sound) if sound else None)
-    metrics = measure(trainer) | {"runtime_s": round(saver.seconds(), 1)} | dict(notes)
+                     "micro_batch": trainer.args.per_device_train_batch_size, **libraries()}
+    since = by_first(lambda: resumption(checkpoints, circumstances, settings.on_change))
+    saver = Saver(checkpoints, circumstances, since.seconds, since.marks)
+    watch(trainer, settings, saver, output, progress)
+    with steady(settings):
+        trainer.train(resume_from_checkpoint=str(since.checkpoint) if since.checkpoint else None)
+        metrics = measure(trainer, keeps_best(settings)) | {"runtime_s": round(saver.seconds(), 1)} | dict(notes)
+    if since.marks:
+        metrics |= {"reproducible": False, "why_not": "; ".join(since.marks)}
+    if keeps_best(settings):
+        all_here()  # the first process has written them
+        best.put_back(trainer.model, checkpoints / BEST)
+    whole = gathered(trainer)
     if trainer.is_world_process_zero():
-        save(trainer, settings, output)
-        found = metrics | curves(trainer.state.log_history) | {"settings": told(settings, len(trainer.train_dataset))}
+        metrics |= (saves or save)(trainer, settings, output, whole) or {}
+        examples = notes.get("examples", len(trainer.train_dataset))
+        found = metrics | curves(trainer.state.log_history) | {"settings": told(settings, examples)}
         (output / "metrics.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        if shown is not None and not settings.sharded:
+            samples.write(trainer, shown, settings.separator, output)
     return metrics
+
+
+def watch(trainer: Trainer, settings: Settings, saver: Saver, output: Path, progress: Progress) -> None:
+    """Have a trainer tell of itself, keep checkpoints and what is best."""
+    trainer.remove_callback(PrinterCallback)
+    told = trackers.callbacks(settings.trackers, trainer.args, output, saver.folder) if trainer.is_world_process_zero() else ()
+    keeper = [best.Best(saver.folder, settings.patience)] if keeps_best(settings) else []
+    for callback in (Teller(progress), saver, *keeper, *told):
+        trainer.add_callback(callback)
+    if settings.sharded:
+        need_sharded(trainer)
+    if settings.quantize is not None:
+        for _, weight in best.trained(trainer.model):
+            weight.data = weight.data.float()  # TRL has made them bfloat16, in which small steps are lost
+
+
+def keeps_best(settings: Settings) -> bool:
+    """Tell whether the weights of the best evaluation are kept."""
+    return settings.best or settings.patience is not None
+
+
+@contextmanager
+def steady(settings: Settings) -> Iterator[None]:
+    """Compute on a GPU by kernels that give the same bits each time, where that is asked for."""
+    if not (settings.deterministic and torch.cuda.is_available()):
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def curves(history: Sequence[Mapping[str, float]]) -> dict[str, list[list[float]]]:
@@ -260,46 +282,63 @@ def curves(history: Sequence[Mapping[str, float]]) -> dict[str, list[list[float]
 
 def told(settings: Settings, examples: int) -> dict[str, Any]:
     """Return what a training was made of, for `evaluate` to tell models apart by; how a batch is cut says nothing of that."""
-    found = {name: value for name, value in asdict(settings).items() if name not in ("base", "base_name", "peft", "micro_batch")}
+    found = {name: value for name, value in asdict(settings).items() if name not in HOW}
     lora = {f"lora_{f.name}": getattr(settings.peft, f.name, None) for f in fields(Lora)}
     return {"base": settings.base_name, "examples": examples, **found, **lora}
 
 
-def measure(trainer: Trainer) -> dict[str, float]:
-    """Return train_loss (the mean over all steps), steps, and the last eval_loss where there is a validation set."""
-    history, step = trainer.state.log_history, trainer.state.global_step
-    logged = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
+def mean(history: Sequence[Mapping[str, float]], name: str, steps: int) -> float:
+    """Return the mean over so many steps of what was logged by a name: each value is that of the steps since the one before."""
+    logged = [(entry["step"], entry[name]) for entry in history if name in entry]
     before = [0, *(at for at, _ in logged[:-1])]
-    loss = sum(value * (at - last) for (at, value), last in zip(logged, before, strict=True)) / max(1, step)
-    found = {"train_loss": loss, "steps": step}
+    return sum(value * (at - last) for (at, value), last in zip(logged, before, strict=True)) / max(1, steps)
+
+
+def measure(trainer: Trainer, keeps: bool) -> dict[str, Any]:
+    """Return train_loss (the mean over all steps), steps, and the last eval_loss, or the best where that is what is kept.
+
+    Of preferences also train_accuracy: how often the chosen answer was the likelier one, or had the higher reward.
+    """
+    history, step = trainer.state.log_history, trainer.state.global_step
+    found = {"train_loss": mean(history, "loss", step), "steps": step}
+    told = next((name for name in ("rewards/accuracies", "accuracy") if any(name in entry for entry in history)), None)
+    if told is not None:
+        found["train_accuracy"] = mean(history, told, step)
     if trainer.eval_dataset is None:
         return found
     if not any("eval_loss" in entry and entry["step"] == step for entry in history):
         trainer.evaluate()
-    held = [entry for entry in history if "eval_loss" in entry][-1]
+    evaluations = best.evaluations(history)
+    held = evaluations[best.place_of_best(evaluations) if keeps else -1]
+    found |= {"best_step": held["step"]} if keeps else {}
     return found | {f"eval_{name}": held[f"eval_{logged}"] for logged, name in CURVES.items() if f"eval_{logged}" in held}
 
 
-def save(trainer: Trainer, settings: Settings, output: Path) -> None:
-    """Fill the model folder: weights as safetensors, tokenizer, a generation config that stops; no path of this machine."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
+def save(trainer: Trainer, settings: Settings, output: Path, whole: Mapping[str, torch.Tensor] | None) -> None:
+    """Fill the model folder with what a trainer has made."""
+    fill(trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class, settings, output, whole)
+
+
+def fill(model: torch.nn.Module, tokenizer: Any, settings: Settings, output: Path,
+         whole: Mapping[str, torch.Tensor] | None = None) -> None:
+    """Fill a model folder: weights as safetensors, tokenizer, a generation config that stops; no path of this machine."""
     writes = hasattr(model, "generation_config")  # a reward model writes no text
     if writes:
-        model.generation_config = stopping(model.generation_config, trainer.processing_class)
+        model.generation_config = stopping(model.generation_config, tokenizer)
     output.mkdir(parents=True, exist_ok=True)
     if settings.peft is None:
-        model.save_pretrained(output)
+        model.save_pretrained(output, state_dict=whole)
     else:
         config = model.peft_config["default"]
         config.base_model_name_or_path, config.revision = settings.base_name, settings.revision
         if isinstance(config.target_modules, set):
             config.target_modules = sorted(config.target_modules)  # a set's order differs from run to run
         # "auto" would ask the Hub for a base of that name
-        model.save_pretrained(output, save_embedding_layers=False)
+        model.save_pretrained(output, state_dict=whole, save_embedding_layers=False)
     if writes:
         model.generation_config.save_pretrained(output)
-    keep_separator(trainer.processing_class, settings.separator)
-    trainer.processing_class.save_pretrained(output)
+    keep_separator(tokenizer, settings.separator)
+    tokenizer.save_pretrained(output)
     for name in LEFT_BEHIND:
         (output / name).unlink(missing_ok=True)
 

@@ -48,7 +48,8 @@ def train(rows: Rows, validation: Rows | None, settings: Direct, output: Path, c
         ),
         peft_config=lora_config(settings.peft, "CAUSAL_LM"),
     )
-    return run(trainer, settings, output, checkpoints, progress, notes | {"tokens": int(notes["tokens"] * settings.epochs)})
+    return run(trainer, settings, output, checkpoints, progress, notes | {"tokens": int(notes["tokens"] * settings.epochs)},
+               shown=validation or rows)
 
 
 class Preferring(Watching, DPOTrainer):

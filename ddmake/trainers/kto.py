@@ -48,9 +48,9 @@ def train(rows: Rows, validation: Rows | None, settings: Unpaired, output: Path,
     tokenizer, model = load_training_tokenizer(settings), still(load_base(settings))
     answers = Encoded(Answers(settings, model, tokenizer))
     shuffled = rows.shuffle(seed=settings.seed)  # once: TRL goes through the rows in their order
-    examples, counts = tokenize(shuffled, answers, checkpoints / "tokens" / "train.arrow", NAMES, NAMES[1:2])
-    held = (tokenize(validation, answers, checkpoints / "tokens" / "validation.arrow", NAMES, NAMES[1:2])[0]
-            if validation else None)
+    given, folder = (NAMES, NAMES[1:2], answers.answers.made_of()), checkpoints / "tokens"
+    examples, counts = tokenize(shuffled, answers, folder / "train.arrow", *given)
+    held = tokenize(validation, answers, folder / "validation.arrow", *given)[0] if validation else None
     config = arguments(settings, model, len(examples), held is not None, checkpoints)
     trainer = Preferring(
         model=model, ref_model=reference(settings), processing_class=tokenizer, train_dataset=examples, eval_dataset=held,
@@ -65,7 +65,8 @@ def train(rows: Rows, validation: Rows | None, settings: Unpaired, output: Path,
     wanted = sum(examples["label"])
     tokens = sum(map(len, examples["prompt_ids"])) + sum(map(len, examples["completion_ids"]))
     return run(trainer, settings, output, checkpoints, progress,
-               {"tokens": int(tokens * settings.epochs), "desirable": wanted, "undesirable": len(examples) - wanted, **counts})
+               {"tokens": int(tokens * settings.epochs), "desirable": wanted, "undesirable": len(examples) - wanted, **counts},
+               shown=validation or rows)
 
 
 class Encoded:

@@ -26,6 +26,7 @@ from ddmake.trainers.common import (
     run,
 )
 from ddmake.trainers.preference import Answers, Rows, Watching, paired, still
+from ddmake.trainers.sums import mean
 
 NEARLY_SURE = -1e-6  # a mean log-probability of 0 would have no odds
 
@@ -56,7 +57,8 @@ def train(rows: Rows, validation: Rows | None, settings: OddsRatio, output: Path
         data_collator=DataCollatorForPreference(pad_token_id=tokenizer.pad_token_id),
     )
     trainer.beta = settings.beta
-    return run(trainer, settings, output, checkpoints, progress, notes | {"tokens": int(notes["tokens"] * settings.epochs)})
+    return run(trainer, settings, output, checkpoints, progress, notes | {"tokens": int(notes["tokens"] * settings.epochs)},
+               shown=validation or rows)
 
 
 class Preferring(Watching, Trainer):
@@ -82,10 +84,10 @@ class Preferring(Watching, Trainer):
             return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log with the means of what was noted since."""
+        """Log with the means of what all processes have noted since."""
         prefix = "" if "loss" in logs else "eval_"
         noted = self.__dict__.pop("noted", {})
-        super().log({**logs, **{f"{prefix}{name}": sum(values) / len(values) for name, values in noted.items()}}, start_time)
+        super().log({**logs, **{f"{prefix}{name}": mean(values) for name, values in noted.items()}}, start_time)
 
 
 def mean_log_probabilities(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:

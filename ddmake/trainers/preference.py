@@ -11,22 +11,19 @@ from ddmake.backends.hf import end_tokens
 from ddmake.backends.loading import load_model
 from ddmake.trainers.causal import Encoder
 from ddmake.trainers.common import IGNORED, Settings, example_length, tokenize
+from ddmake.trainers.watching import Watching as Watched
 
 Rows = datasets.Dataset
 PAIR = ("prompt_ids", "chosen_ids", "rejected_ids")
 
 
-class Watching:
-    """Has a TRL trainer take rows that are tokens already, and draw nothing from the random state as it evaluates."""
+class Watching(Watched):
+    """Has a TRL trainer take rows that are tokens already."""
+
+    alike = True  # TRL gathers their rewards
 
     def _prepare_dataset(self, dataset: Rows, processing_class: Any, args: Any, dataset_name: str) -> Rows:
         return dataset
-
-    def evaluate(self, eval_dataset: Any = None, ignore_keys: list[str] | None = None,
-                 metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Evaluate as the trainer does, and put the random state back."""
-        with torch.random.fork_rng():
-            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
 
 class Answers:
@@ -35,6 +32,11 @@ class Answers:
     def __init__(self, settings: Settings, model: torch.nn.Module, tokenizer: Any):
         ends = end_tokens(model.generation_config, tokenizer)
         self.encoder = Encoder(tokenizer, ends, settings, example_length(settings, model, tokenizer))
+
+    def made_of(self) -> dict[str, Any]:
+        """Return what decides which tokens a row becomes."""
+        made_of = self.encoder.made_of()
+        return {**made_of, "code": [*made_of["code"], __name__]}
 
     def of(self, row: Mapping[str, Any], column: str) -> tuple[list[int], list[int], bool]:
         """Return the tokens of the prompt and of the answer in a column, and whether that was cut."""
@@ -51,8 +53,9 @@ class Answers:
 
 def paired(rows: Rows, held: Rows | None, answers: Answers, checkpoints: Path) -> tuple[Rows, Rows | None, dict[str, int]]:
     """Return training and validation pairs as tokens, and the counts of training's: tokens, cut, dropped."""
-    examples, counts = tokenize(rows, answers.pair, checkpoints / "tokens" / "train.arrow", PAIR, PAIR[1:])
-    watched = tokenize(held, answers.pair, checkpoints / "tokens" / "validation.arrow", PAIR, PAIR[1:])[0] if held else None
+    given, folder = (PAIR, PAIR[1:], answers.made_of()), checkpoints / "tokens"
+    examples, counts = tokenize(rows, answers.pair, folder / "train.arrow", *given)
+    watched = tokenize(held, answers.pair, folder / "validation.arrow", *given)[0] if held else None
     prompts, chosen, rejected = (sum(map(len, examples[name])) for name in PAIR)
     return examples, watched, {"tokens": 2 * prompts + chosen + rejected, **counts}
 

@@ -43,9 +43,11 @@ def train(rows: Rows, validation: Rows | None, settings: Rewarding, output: Path
     tokenizer, writer = load_training_tokenizer(settings), still(load_base(settings))
     encoded = Encoded(Answers(settings, writer, tokenizer))
     names = (*PAIR[1:], *(["margin"] if "margin" in rows.column_names else []))
-    examples, counts = tokenize(rows, encoded, checkpoints / "tokens" / "train.arrow", names, PAIR[1:])
-    held = tokenize(validation, encoded, checkpoints / "tokens" / "validation.arrow", names, PAIR[1:])[0] if validation else None
+    given, folder = (names, PAIR[1:], encoded.answers.made_of()), checkpoints / "tokens"
+    examples, counts = tokenize(rows, encoded, folder / "train.arrow", *given)
+    held = tokenize(validation, encoded, folder / "validation.arrow", *given)[0] if validation else None
     model = scoring(writer, settings)
+    model.config.eos_token_id = writer.generation_config.eos_token_id  # by which `score` knows that an answer has ended
     config = arguments(settings, model, len(examples), held is not None, checkpoints)
     trainer = Scoring(
         model=model, processing_class=tokenizer, train_dataset=examples, eval_dataset=held,
