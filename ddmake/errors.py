@@ -5,6 +5,7 @@
     │   └── NoSuchName     2   a knob or an output by a name that isn't there; an AttributeError too
     ├── MissingExtra       2   an optional package isn't installed; names the extra that brings it
     ├── RecipeFailed       1   a recipe raised; carries the user's own frames
+    ├── NotStored          1   --frozen, and something would have to be fetched, sent or made elsewhere
     ├── ProviderError      1   an API refused what concerns the whole rule: key, model, credit
     └── PlanAgain          3   the Ddfile, a template or a source changed while a run was under way
 
@@ -47,6 +48,10 @@ class RecipeFailed(DdmakeError):
 
 class ProviderError(DdmakeError):
     """A provider refused for a reason that the next request would meet too."""
+
+
+class NotStored(DdmakeError):
+    """What a frozen run needs isn't there."""
 
 
 class PlanAgain(DdmakeError):

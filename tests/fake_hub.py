@@ -1,10 +1,13 @@
-"""A small server that speaks as much of the Hub's API as huggingface_hub and datasets use to look up and fetch.
+"""A small server that speaks as much of the Hub's API as huggingface_hub and datasets use to look up, fetch and upload.
 
-A repository is a list of commits, each a dict of files; a branch is a name for one of them. Nothing is kept on disk.
+A repository is a list of commits, each a dict of files; a branch is a name for one of them. Large contents come by the LFS protocol:
+the newer Xet has a server of its own, so clients are to have HF_HUB_DISABLE_XET=1. Nothing is kept on disk.
 """
 
+import base64
 import hashlib
 import json
+import re
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +16,9 @@ from urllib.parse import unquote, urlsplit
 
 Files = dict[str, bytes]
 GATED = "gated"  # a repository of this name is shown to nobody
+LARGE = (".parquet", ".safetensors")  # what goes by LFS
+READER = "hf_reader"  # a token that may not write
+DIES = 0  # instead of a status: the connection breaks off in the middle of a request
 
 
 @dataclass
@@ -21,6 +27,17 @@ class Repo:
 
     commits: dict[str, Files] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
+    private: bool = False
+    proposed: list[str] = field(default_factory=list)  # commits of pull requests
+
+
+@dataclass
+class Fault:
+    """Requests that go wrong: those whose line fits an expression, so many times."""
+
+    line: str
+    status: int
+    times: int = 1
 
 
 class FakeHub:
@@ -29,6 +46,10 @@ class FakeHub:
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}  # by "models/org/name" or "datasets/org/name"
         self.asked: list[str] = []
+        self.objects: dict[str, bytes] = {}  # large contents that were uploaded, by their hash
+        self.sent: list[str] = []  # hashes of those, as often as they were sent
+        self.tokens: tuple[str, ...] = ()  # those that are known; none lets everybody in
+        self.faults: list[Fault] = []
         hub = self
 
         class Handler(_Handler):
@@ -68,16 +89,32 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._serve()
 
-    do_HEAD = do_POST = do_GET
+    do_HEAD = do_POST = do_PUT = do_GET
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
 
     def _serve(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        size = int(self.headers.get("Content-Length") or 0)
         parts = unquote(urlsplit(self.path).path).strip("/").split("/")
         self.hub.asked.append(f"{self.command} {'/'.join(parts)}")
-        if parts[0] == "api":
+        fault = next((one for one in self.hub.faults if one.times and re.search(one.line, self.hub.asked[-1])), None)
+        if fault is not None and fault.status == DIES:
+            fault.times -= 1
+            self.rfile.read(size // 2)
+            self.close_connection = True
+            return
+        body = self._chunks() if self.headers.get("Transfer-Encoding") == "chunked" else self.rfile.read(size)
+        if fault is not None:
+            fault.times -= 1
+            self._send(fault.status, b"{}", {"Content-Type": "application/json"})
+        elif parts[0] == "lfs":
+            self._receive(parts[1], body)
+        elif self.hub.tokens and self.headers.get("Authorization", "").removeprefix("Bearer ") not in self.hub.tokens:
+            self._send(401, b'{"error": "Invalid username or password."}', {"Content-Type": "application/json"})
+        elif self.command in ("POST", "PUT") and not parts[-2:-1] == ["paths-info"] and self._write(parts, body):
+            return
+        elif parts[0] == "api":
             self._api(parts[1], "/".join(parts[1:4]), parts[4:], body)
         elif "resolve" in parts:
             at = parts.index("resolve")
@@ -85,6 +122,100 @@ class _Handler(BaseHTTPRequestHandler):
             self._file(path, parts[at + 1], "/".join(parts[at + 2:]))
         else:
             self._refuse(404, "EntryNotFound")
+
+    def _chunks(self) -> bytes:
+        found = b""
+        while size := int(self.rfile.readline(), 16):
+            found += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return found
+
+    def _receive(self, oid: str, body: bytes) -> None:
+        assert hashlib.sha256(body).hexdigest() == oid
+        self.hub.objects[oid] = body
+        self.hub.sent.append(oid)
+        self._send(200, b"", {})
+
+    def _write(self, parts: list[str], body: bytes) -> bool:
+        """Answer what changes something, or prepares it; return whether it was that."""
+        line = "/".join(parts)
+        path = "/".join(parts[1:4])
+        if line == "api/validate-yaml":
+            self._json({})
+        elif self.headers.get("Authorization") == f"Bearer {READER}" and not self._proposes(line, body):
+            self._send(403, b'{"error": "You do not have write access."}', {"Content-Type": "application/json"})
+        elif line == "api/repos/create":
+            self._create(json.loads(body))
+        elif line.endswith(".git/info/lfs/objects/batch"):
+            self._batch(json.loads(body))
+        elif path not in self.hub.repos:
+            return False
+        elif parts[4] == "settings":
+            self.hub.repos[path].private = json.loads(body)["visibility"] == "private"
+            self._json({})
+        elif parts[4] == "branch":
+            self._branch(self.hub.repos[path], parts[5])
+        elif parts[4] == "preupload":
+            self._preupload(path, parts[5], json.loads(body)["files"])
+        elif parts[4] == "commit":
+            self._take_commit(path, parts[5], [json.loads(line) for line in body.splitlines()])
+        else:
+            return False
+        return True
+
+    def _proposes(self, line: str, body: bytes) -> bool:
+        """Tell whether something takes no right to write: what belongs to a pull request, whose contents name no branch."""
+        return "create_pr=1" in self.path or line.endswith("objects/batch") and "ref" not in json.loads(body)
+
+    def _create(self, told: dict[str, str]) -> None:
+        path = f"{told.get('type', 'model')}s/{told['organization']}/{told['name']}"
+        if path in self.hub.repos:
+            self._send(409, b'{"error": "You already created this repo"}', {"Content-Type": "application/json"})
+            return
+        self.hub.push(path, {".gitattributes": b""})
+        self.hub.repos[path].private = told.get("visibility") == "private"
+        self._json({"url": f"{self.hub.url}/{path}"})
+
+    def _branch(self, repo: Repo, name: str) -> None:
+        if name in repo.branches:
+            self._send(409, b'{"error": "Reference already exists"}', {"Content-Type": "application/json"})
+            return
+        repo.branches[name] = repo.branches["main"]
+        self._json({})
+
+    def _batch(self, told: dict) -> None:
+        new = [{**one, "actions": {"upload": {"href": f"{self.hub.url}/lfs/{one['oid']}"}}} for one in told["objects"]
+               if one["oid"] not in self.hub.objects]
+        known = [one for one in told["objects"] if one["oid"] in self.hub.objects]
+        self._json({"transfer": "basic", "objects": [*known, *new]})
+
+    def _preupload(self, path: str, revision: str, files: list[dict]) -> None:
+        found = self._commit(path, revision)
+        if found is not None:
+            self._json({"files": [{"path": one["path"], "shouldIgnore": False, "oid": _named(one["path"], found[1]),
+                                   "uploadMode": "lfs" if one["path"].endswith(LARGE) else "regular"} for one in files]})
+
+    def _take_commit(self, path: str, revision: str, lines: list[dict]) -> None:
+        repo, parent = self.hub.repos[path], lines[0]["value"].get("parentCommit")
+        head = repo.branches[revision]
+        if parent not in (None, head):
+            self._send(412, b'{"error": "A commit has happened since. Please refresh and try again."}', {"Content-Type": "application/json"})
+            return
+        files = dict(repo.commits[head])
+        for line in lines[1:]:
+            value = line["value"]
+            if line["key"] == "deletedFile":
+                del files[value["path"]]
+            elif line["key"] == "lfsFile":
+                files[value["path"]] = self.hub.objects[value["oid"]]
+            else:
+                files[value["path"]] = base64.b64decode(value["content"])
+        propose = "create_pr=1" in self.path
+        sha = self.hub.push(path, files, f"refs/pr/{len(repo.proposed) + 1}" if propose else revision)
+        repo.proposed += [sha] if propose else []
+        url = f"{self.hub.url}/{path}"
+        self._json({"commitOid": sha, "commitUrl": f"{url}/commit/{sha}", "pullRequestUrl": f"{url}/discussions/{len(repo.proposed)}"})
 
     def _api(self, kind: str, path: str, rest: list[str], body: bytes) -> None:
         """Answer about a repository: itself, its tree, or some of its paths, at a revision."""
@@ -94,7 +225,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         sha, files = found
         if verb == "revision":
-            self._json({"id": path.partition("/")[2], "sha": sha, "private": False, "tags": [], "downloads": 0, "likes": 0,
+            self._json({"id": path.partition("/")[2], "sha": sha, "private": self.hub.repos[path].private, "tags": [], "downloads": 0, "likes": 0,
                         "siblings": [{"rfilename": name} for name in files]})
         elif verb == "tree":
             self._json(_tree(files, "/".join(rest[2:])))
@@ -152,6 +283,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _oid(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def _named(path: str, files: Files) -> str | None:
+    """Return how a file that is there is known: by its own hash where it is large, else by git's."""
+    if path not in files:
+        return None
+    return hashlib.sha256(files[path]).hexdigest() if path.endswith(LARGE) else _oid(files[path])
 
 
 def _entries(files: Files) -> list[dict[str, object]]:

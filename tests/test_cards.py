@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from ddmake.artifacts import rows
-from ddmake.cards import models
+from ddmake.backends.base import Answer, Request
+from ddmake.calls.model import Usage
+from ddmake.cards import models, papers
 from ddmake.cards.card import card
-from ddmake.cards.facts import shown
 from ddmake.cards.lineage import Lineage
 from ddmake.cards.markdown import code, fence
+from ddmake.cards.plain import shown
 from ddmake.cards.readme import readme
 from ddmake.store import open_store
 
@@ -92,6 +94,10 @@ def test_a_card_tells_the_whole_chain(made):
     assert parts["settings"] == {"validation": 0.2, "test": 0.0, "seed": 0}
     assert parts["inputs"][0]["fingerprint"] == tweets["fingerprint"]
     assert {path: out["rows"] for path, out in parts["outputs"].items()} == {"data/parts/train": 5, "data/parts/validation": 1}
+    assert topics["examples"] == [{"model": "echo", "row": 0, "messages": [{"role": "user", "content": PROMPT}], "answer": PROMPT}]
+    assert (tweets["inputs"][0]["rows"], parts["inputs"][0]["rows"]) == (6, 6)
+    assert found["spent"]["sent"] == 12 and found["spent"]["cost"] == 0 and found["spent"]["seconds"] > 0
+    assert found["hardware"]["cores"] >= 1 and "hardware" not in topics
     assert found["rows"] == 5 and found["columns"] == {"topic": "string", "a|b: *tweet*": "string"}
 
 
@@ -286,7 +292,7 @@ def test_cards_by_hand_fit_the_schema(traces):
     for path in ("models/tweeter", "results/scores"):
         assert not [error.message for error in validator.iter_errors(traces.card(path))]
     scores = traces.card("results/scores")
-    assert models.ROUGE in scores["data_card"]["results/scores"]["Citation Information"]
+    assert papers.ROUGE in scores["data_card"]["results/scores"]["Citation Information"]
     assert scores["synthetic"] and "models/tweeter" in scores["model_card"]
 
 
@@ -378,14 +384,127 @@ def test_what_is_known_of_models(name, asked_, card_, licence, toy):
     assert found.card.startswith(card_) and (found.license, found.toy) == (licence, toy)
 
 
-def test_a_licence_is_read_from_the_hubs_cache(tmp_path, monkeypatch):
-    repo = tmp_path / "models--some--model"
-    (repo / "snapshots" / "1a2b").mkdir(parents=True)
+HELD = "---\nlicense: cc-by-4.0\n---\n# A model\n\n```bash\npip\n```\n\n```bibtex\n@misc{some,\n  title = {A}\n}\n```\n"
+
+
+@pytest.mark.parametrize(("kind", "revision"), [("model", None), ("model", "1a2b" * 10), ("dataset", "1a2b" * 4)])
+def test_licence_and_citation_are_read_from_the_hubs_cache(tmp_path, monkeypatch, kind, revision):
+    repo = tmp_path / f"{kind}s--some--name"
+    (repo / "snapshots" / ("1a2b" * 10)).mkdir(parents=True)
     (repo / "refs").mkdir()
-    (repo / "refs" / "main").write_text("1a2b")
-    (repo / "snapshots" / "1a2b" / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n# A model\n")
+    (repo / "refs" / "main").write_text("1a2b" * 10)
+    (repo / "snapshots" / ("1a2b" * 10) / "README.md").write_text(HELD)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    assert models.known("some/model", asked=False).license == "cc-by-4.0"
+    known = models.dataset("some/name", revision) if kind == "dataset" else models.known("some/name", asked=False, revision=revision)
+    assert (known.license, known.citation) == ("cc-by-4.0", "@misc{some,\n  title = {A}\n}")
+
+
+def test_each_paper_that_a_recipe_names_can_be_cited():
+    import ddmake.rules
+    from ddmake.ddfile.recipe import Recipe
+
+    recipes = [one for one in map(vars(ddmake.rules).get, ddmake.rules.__all__) if isinstance(one, Recipe)]
+    named = {name: papers.NUMBER.findall(recipe.function.__doc__) for recipe in recipes for name in [recipe.name]}
+    assert sum(map(len, named.values())) > 40
+    assert not {name: lacking for name, found in named.items() if (lacking := set(found) - papers.ARXIV.keys())}
+
+
+@pytest.mark.parametrize(("doc", "arguments", "keys"), [
+    ("As Rafailov et al. 2023, arXiv 2305.18290.", {}, ["rafailov2023dpo"]),
+    ("Broken\n    (arXiv\n    2101.06804)", {"embedder": {"…": 1}}, ["liu2021examples"]),
+    ("arXiv 2101.06804", {}, []),
+    ("arXiv 2305.18290", {"method": "supervised"}, []),
+    ("With an adapter, arXiv 2106.09685", {"peft": None}, []),
+    ("", {"peft": {"lora": {"r": 8}}}, ["hu2021lora"]),
+    ("arXiv 1606.05250, arXiv 1804.08771", {"metrics": ["f1", "rouge_l"]}, ["rajpurkar2016squad", "lin-2004-rouge"]),
+    ("arXiv 1804.08771", {"metrics": ["chrf"]}, ["post2018bleu", "popovic-2015-chrf"]),
+    ("arXiv 9999.99999", {}, []),
+])
+def test_methods_are_cited_where_they_were_used(doc, arguments, keys):
+    assert [text.partition("{")[2].partition(",")[0] for text in papers.cited(doc, arguments)] == keys
+
+
+SAYING = """
+from ddmake import facts
+from ddmake.rules import jsonl, transform
+from ddmake import llm
+rows = jsonl("data/rows", "in.jsonl")
+more = transform("data/more", rows, llm=llm("echo"), prompt="{{ a }}", column="b")
+"""
+
+
+def test_what_is_said_later_counts_at_once_and_makes_nothing_stale(project):
+    project.write("in.jsonl", '{"a": 1}\n')
+    project.ddfile(SAYING, "").make()
+    card = lambda: json.loads(project.make("cards", "data/more", "--json").output)
+    assert card()["licenses"] == {"in.jsonl": "unknown", "echo": "apache-2.0"}
+    project.ddfile(SAYING + 'facts("./in.jsonl", license="mit", url="https://a.b")\nfacts("echo", license="mit")\n', "")
+    assert project.make("-n", "-v").verdicts() == {"data/rows": "fresh", "data/more": "fresh"}
+    found = card()
+    assert found["licenses"] == {"in.jsonl": "mit", "echo": "mit"} and found["license"] == "mit"
+    assert found["data_card"]["data/rows"]["URL"] == ["https://a.b"]
+    project.ddfile(SAYING + 'facts(rows, license="mit", citation="@misc{rows}")\nfacts(more, license="cc0-1.0")\n', "")
+    found = card()
+    assert found["licenses"] == {"in.jsonl": "mit", "data/rows": "mit", "echo": "apache-2.0", "data/more": "cc0-1.0"}
+    assert found["license"] == "cc0-1.0" and "@misc{rows}" in found["data_card"]["data/rows"]["Citation Information"]
+    project.ddfile(SAYING, "")
+    assert card()["licenses"] == {"in.jsonl": "unknown", "echo": "apache-2.0"}, "what isn't said any more doesn't count"
+
+
+@pytest.mark.parametrize(("line", "told"), [
+    ("facts('in.jsnl', license='mit')", "facts('in.jsnl'): no rule reads, makes or names it. Did you mean 'in.jsonl'?"),
+    ("facts('in.jsonl')", "facts('in.jsonl') needs texts for license=, citation= or url="),
+    ("facts('in.jsonl', license=' ')", "needs texts for"),
+    ("facts(3, license='mit')", "facts() takes a target or a name"),
+    ("facts('data/{x}', license='mit')", "facts() takes a target or a name"),
+])
+def test_mistakes_in_what_is_said(project, line, told):
+    project.write("in.jsonl", '{"a": 1}\n')
+    done = project.ddfile(SAYING + line, "").run("-n")
+    assert done.code == 2 and told in done.output and "Ddfile:7" in done.output
+
+
+def test_an_example_holds_no_secret_and_no_folder_of_this_machine(project, monkeypatch):
+    monkeypatch.setenv("SOME_API_KEY", "quite-a-secret")
+    monkeypatch.setenv("HOME", "/home/somebody")
+    key = "sk-" + "a1" * 20
+    pem = "-----BEGIN PRIVATE KEY-----\nMIIEvQ\n-----END PRIVATE KEY-----"
+    project.write("in.jsonl", json.dumps({"a": f"{key} quite-a-secret /home/somebody/x {project.root}/y {pem} {'long ' * 900}"}) + "\n")
+    project.ddfile(SAYING, "").make()
+    project.make("cards")
+    text = (project.root / "cards/data/more/card.json").read_text() + (project.root / "cards/data/more/README.md").read_text()
+    assert not [word for word in (key, "quite-a-secret", "/home/somebody", str(project.root), "MIIEvQ") if word in text]
+    assert "~/x" in text and "./y" in text and "[secret left out]" in text and "[…]" in text and text.count("long ") < 900
+
+
+@pytest.mark.parametrize(("before", "changed"), [((), False), (("edit",), True), (("remove",), True)])
+def test_a_job_tells_the_commit_of_its_ddfile(project, before, changed):
+    git = lambda *args: subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *args], cwd=project.root, check=True,
+                                       capture_output=True, text=True).stdout.strip()
+    project.write("in.jsonl", '{"a": 1}\n')
+    project.ddfile(SAYING, "")
+    git("init", "-q")
+    git("add", "Ddfile")
+    git("commit", "-q", "-m", "First.")
+    if "edit" in before:
+        project.ddfile(SAYING + "# More.\n", "")
+    if "remove" in before:
+        git("rm", "--cached", "-q", "Ddfile")
+    project.make("data/rows")
+    found = json.loads(project.make("cards", "data/rows", "--json").output)
+    assert found["git"] == {"commit": git("rev-parse", "HEAD"), "changed": changed}
+    assert ("changed since" in readme(found)) is changed
+
+
+def test_an_example_has_no_pictures_and_is_the_first_rows():
+    used, answer = Usage(), Answer("yes")
+    parts = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": "data:…"}}]
+    for number in (3, 1, 2):
+        used.show(number, Request(({"role": "user", "content": [*parts, {"type": "text", "text": str(number)}]},)), answer)
+    assert used.example == {"row": 1, "messages": [{"role": "user", "content": "What is it?\n[image_url]\n1"}], "answer": "yes"}
+    used.show(0, Request(({"role": "user", "content": "\ud83d" + "x" * 2000},)), answer)
+    told = used.example["messages"][0]["content"]
+    assert told.startswith("\\ud83dxx") and told.endswith("x […]") and len(told) < 1020
 
 
 def test_a_file_has_a_card_too(traces):

@@ -395,7 +395,7 @@ def complete(project, line):
 COMPLETIONS = {
     "ddmake da": ["data/a", "data/asked"],
     "ddmake n": ["n=", "n=2"],
-    "ddmake pa": ["paper"],
+    "ddmake pa": ["pack", "paper"],
     "ddmake why out": ["out/short.jsonl", "out/long.jsonl"],
     "ddmake gr": ["graph"],
     "ddmake data/a gr": [],

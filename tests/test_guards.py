@@ -10,8 +10,8 @@ import pytest
 import ddmake
 
 ROOT = Path(ddmake.__file__).parent
-FLOORS = ["cli", "rules", "engine", "executors", "trainers", "calls", "backends", "cards", "artifacts", "store", "ddfile",
-          "fingerprint", "toys", "errors"]  # from the roof down
+FLOORS = ["cli", "report", "sharing", "rules", "engine", "executors", "trainers", "calls", "backends", "cards", "artifacts", "store",
+          "ddfile", "fingerprint", "toys", "errors"]  # from the roof down
 HEAVY = {"torch", "transformers", "datasets", "litellm", "pyarrow", "numpy", "trl", "peft", "sqlite_utils", "aiohttp", "pandas"}
 
 

@@ -6,6 +6,7 @@ import socket
 import sys
 from pathlib import Path
 
+from ddmake.backends import offline
 from ddmake.calls.caller import Caller
 
 
@@ -15,5 +16,6 @@ async def main(folder: str, listening: str, limit: str | None = None) -> None:
     await caller.serve(socket.socket(fileno=int(listening)))
 
 
+offline.heed()
 gc.freeze()
 asyncio.run(main(*sys.argv[1:]))

@@ -13,17 +13,18 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from ddmake.backends import providers, stopping
+from ddmake.backends import offline, providers, stopping
 from ddmake.backends.base import Answer, Request
 from ddmake.calls import frames
 from ddmake.calls.switch import Switch
 from ddmake.ddfile.specs import LLM
-from ddmake.errors import DdmakeError, ProviderError
+from ddmake.errors import DdmakeError, NotStored, ProviderError
 
 OUTSTANDING = 1024  # requests of one pass that the caller has in hand, queued ones included
 OUTSTANDING_BYTES = 64 << 20  # and what they may hold: messages with images are large
 BATCH, BATCH_BYTES = 100_000, 256 << 20  # the same for a provider's batch API
 FRAME = 64  # requests that are told at once
+SHOWN = 60  # characters of a prompt in a message
 NAP = 0.25  # seconds between two looks whether the job is to end
 GONE = "the run's caller process has ended; what it had finished is kept. Run ddmake again."
 
@@ -37,6 +38,14 @@ class Wanted:
     request: Request
     anew: bool = False
     llm: Any = None  # the opened one that is asked
+
+
+def not_stored(call: Wanted, spec: LLM) -> NotStored:
+    """Return what is to be said of a call that would have to be sent where nothing may be."""
+    said = str(call.request.messages[-1].get("content")) if call.request.messages else ""
+    shown = said if len(said) <= SHOWN else f"{said[:SHOWN]}…"
+    return NotStored(f"the answer of {spec.name} to prompt {call.number} isn't stored ({shown!r}), and --frozen sends nothing. "
+                     "Leave out --frozen, or unpack a bundle that holds it.")
 
 
 class Line:
@@ -235,8 +244,13 @@ class Ahead:
             pass_.remote.line.end(pass_.number)
 
     def _take(self, call: Wanted) -> None:
-        """Note that a call is in the caller's hands, and let it gather with others; the first one of an llm begins its pass."""
+        """Note that a call is in the caller's hands, and let it gather with others; the first one of an llm begins its pass.
+
+        Raises NotStored in a frozen run.
+        """
         remote = self.remote_of(call)
+        if offline.is_on():
+            raise not_stored(call, remote.spec)
         pass_ = next((known for known in self.passes.values() if known.remote is remote), None) or self._begin(remote, call)
         size = sum(len(str(message.get("content"))) for message in call.request.messages)
         self.sizes[call.number] = size

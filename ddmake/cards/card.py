@@ -5,18 +5,21 @@ Synthetic Data Generation and Reproducible LLM Workflows" (arXiv 2402.10379, App
 has a table of the fields, `docs/card.schema.json` a schema.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from ddmake.cards import placed
-from ddmake.cards.facts import Facts, is_model, shown
+from ddmake.cards import folders, placed
+from ddmake.cards.facts import TUNED, Facts, answered, is_model, shown
 from ddmake.cards.lineage import Lineage, Step
 from ddmake.cards.models import UNKNOWN
+from ddmake.cards.private import cleaned, cleaner
+from ddmake.cards.widget import widget
 from ddmake.store import Store
 from ddmake.store.traces import Trace
 
 SCHEMA = 1  # raised when a field changes its meaning or goes
+OPTIONAL = ("git", "hardware", "model_card", "evaluations")  # fields that are left out where they hold nothing
 ROWS = (".jsonl", ".csv", ".parquet")
 
 Card = dict[str, Any]
@@ -30,8 +33,9 @@ def card(store: Store, lineage: Lineage, path: str) -> Card | None:
     trace, name = found
     out, steps = trace.outputs[name], lineage.chain(path, trace)
     entries = {shown(step.name): _entry(lineage, step, trace) for step in steps}
-    digest, kind = out["digest"], _kind(path, out)
+    digest, kind = out["digest"], _kind(path, out, trace)
     columns = {column: told["type"] for column, told in digest.get("columns", {}).items()}
+    evaluations = _evaluations(store, lineage, path, digest["sha"])
     made = {
         "schema": SCHEMA,
         "type": kind,
@@ -43,93 +47,75 @@ def card(store: Store, lineage: Lineage, path: str) -> Card | None:
         "interpreter": "{interpreter} {python}".format(**trace.record["environment"]),
         "system": "{system} {machine}".format(**trace.record["environment"]),
         "pickled": False,
-        "synthetic": any(_asks(entry) for entry in entries.values()),
+        "git": trace.record.get("git"),
+        "hardware": trace.record.get("hardware"),
+        "synthetic": any(answered(entry) for entry in entries.values()),
         "toys": sorted({model["name"] for entry in entries.values() for model in entry.get("models", []) if model.get("toy")}),
-        **_license(list(entries.values())),
+        **_license(entries, path),
+        "spent": spent(entries.values()),
         **({"rows": digest["rows"], "columns": columns} if "rows" in digest else {}),
-        **({"model": _model(store, path, out, trained(entries, shown(path)))} if kind == "model" else {}),
+        **({"model": _model(store, lineage, path, out, entries, evaluations)} if kind == "model" else {}),
         "steps": list(entries),
         "model_card": {step: entry for step, entry in entries.items() if is_model(entry)},
         "data_card": {step: entry for step, entry in entries.items() if not is_model(entry)},
-        "evaluations": _evaluations(store, lineage, path, digest["sha"]),
+        "evaluations": evaluations,
         "req_versions": trace.record["packages"],
     }
-    return {field: value for field, value in made.items() if field not in ("model_card", "evaluations") or value}
+    return cleaned({field: value for field, value in made.items() if field not in OPTIONAL or value}, cleaner(store.root))
 
 
-def trained(entries: Mapping[str, Facts], name: str) -> Facts:
-    """Return the entry of the job that trained a model; of one that was chosen among others, the entry of that one."""
-    entry = entries[name]
-    if entry["recipe"] != "choose":
-        return entry
-    shas = {out["digest"] for out in entry["outputs"].values()}
-    others = (one for one in entries.values() if one["recipe"] != "choose")
-    return next((one for one in others if shas & {out["digest"] for out in one["outputs"].values()}), entry)
-
-
-def _kind(path: str, out: Facts) -> str:
+def _kind(path: str, out: Facts, trace: Trace) -> str:
+    """Return "dataset", "model" or "files"; a model at a service is a file that names it."""
     kind = out["digest"]["kind"]
     if kind == "file":
         return "dataset" if PurePosixPath(path).suffix in ROWS else "files"
-    return kind
+    return "model" if kind == "files" and trace.record["recipe"]["name"] == TUNED else kind
 
 
 def _entry(lineage: Lineage, step: Step, last: Trace) -> Facts:
-    """Return a job's entry, with the versions of packages that were others than the last job's."""
-    entry, latest = lineage.facts(step.trace), last.record["packages"]
+    """Return a job's entry, with versions of packages, hardware and commit as far as they were others than the last job's."""
+    entry, latest = dict(lineage.facts(step.trace)), last.record["packages"]
+    for name in ("hardware", "git"):
+        if entry.get(name) == last.record.get(name):
+            entry.pop(name, None)
     others = {name: version for name, version in step.trace.record["packages"].items() if latest.get(name) != version}
     return {**entry, "req_versions": others} if others else entry
 
 
-def _asks(entry: Facts) -> bool:
-    """Tell whether a model answered in a job: what a training makes is synthetic by its data alone."""
-    models = entry.get("models", [])
-    if models and all("embeds" in model for model in models):  # vectors are no more than another form of what was there
-        return False
-    if entry["kind"] == "train":
-        return bool(entry.get("usage"))
-    return bool(entry.get("usage") or models)
+def spent(entries: Iterable[Facts]) -> Facts:
+    """Return what all jobs of a chain took: seconds, and of their llms what was sent; a sum is unknown where a part is."""
+    entries = list(entries)
+    asked = [used for entry in entries for used in entry.get("usage", {}).values() if used["sent"]]
+    sums = {name: _sum([used.get(name, UNKNOWN) for used in asked]) for name in ("sent", "tokens_in", "tokens_out", "cost")}
+    return {"seconds": round(sum(entry["seconds"] for entry in entries), 3), **(sums if asked else {})}
 
 
-def _license(entries: list[Facts]) -> Facts:
-    """Return the licences of all models and datasets in a chain, and the one that they share, if they do."""
+def _sum(parts: list[Any]) -> Any:
+    return UNKNOWN if UNKNOWN in parts else sum(parts)
+
+
+def _model(store: Store, lineage: Lineage, path: str, out: Facts, entries: Mapping[str, Facts],
+           evaluations: list[Facts]) -> Facts:
+    """Return how a model is to be loaded, with an example of what it is asked where there is one."""
+    found = folders.told(store, path, out, entries)
+    example = widget(store, lineage, path, found.get("task", ""), folders.trained(entries, path), evaluations)
+    return {**found, **({"widget": example} if example else {})}
+
+
+def _license(entries: Mapping[str, Facts], path: str) -> Facts:
+    """Return the licences in a chain, of all models and datasets and of what is stated of targets, and the artifact's own.
+
+    That is what is stated of it, else the one that all of them share.
+    """
     found: dict[str, str] = {}
-    for entry in entries:
-        sources = {} if "Dataset Name" not in entry else dict.fromkeys(entry["Dataset Name"], UNKNOWN)
-        if entry["recipe"] == "hub":
-            sources = dict.fromkeys(sources, entry["License Information"][0])
-        models = {model["name"]: model["license"] for model in entry.get("models", []) if "license" in model}
-        found |= {**sources, **models}
-    said = set(found.values())
-    shared = said.pop() if len(said) == 1 else UNKNOWN if UNKNOWN in said or not said else "several"
-    return {"license": shared, "licenses": found}
-
-
-def _model(store: Store, path: str, out: Facts, entry: Facts) -> Facts:
-    """Return how a model folder is to be loaded."""
-    manifest = out["manifest"]
-    hub = {model["name"]: model.get("hub", "") for model in entry.get("models", [])}
-    adapter = placed.config(store, path, manifest, "adapter_config.json")
-    whole = placed.config(store, path, manifest, "config.json")
-    found = {
-        "library": "sentence-transformers" if "modules.json" in manifest else "peft" if "adapter_config.json" in manifest
-        else "transformers" if "config.json" in manifest else "",
-        "task": _task(adapter, whole),
-        "base": entry.get("base", ""),
-        "base_hub": hub.get(entry.get("base", ""), ""),
-        "chat": "chat_template.jinja" in manifest,
-    }
-    return {name: value for name, value in found.items() if value != ""}
-
-
-def _task(adapter: Facts, whole: Facts) -> str:
-    """Return "causal", "seq2seq", "classification", or nothing where configs don't tell."""
-    names = [str(adapter.get("task_type") or ""), *(whole.get("architectures") or [])]
-    if "SEQ_2_SEQ_LM" in names or whole.get("is_encoder_decoder"):
-        return "seq2seq"
-    if "SEQ_CLS" in names or any(name.endswith("ForSequenceClassification") for name in names):
-        return "classification"
-    return "causal" if "CAUSAL_LM" in names or any(name.endswith("ForCausalLM") for name in names) else ""
+    for entry in entries.values():
+        found |= {known["name"]: known["license"] for known in entry.get("data", [])}
+        found |= {model["name"]: model["license"] for model in entry.get("models", []) if "license" in model}
+        found |= {shown(place): one["license"] for place, one in entry.get("stated", {}).items() if "license" in one}
+    stated = entries[shown(path)].get("stated", {}).get(path, {}).get("license")
+    held = set(found.values())
+    shared = held.pop() if len(held) == 1 else UNKNOWN if UNKNOWN in held or not held else "several"
+    return {"license": stated or shared, "licenses": found}
 
 
 def _evaluations(store: Store, lineage: Lineage, path: str, sha: str) -> list[Facts]:
@@ -145,14 +131,17 @@ def _evaluations(store: Store, lineage: Lineage, path: str, sha: str) -> list[Fa
 def _evaluation(store: Store, entry: Facts, place: str, done: Trace, sha: str) -> Facts:
     """Return an evaluation's rows, what they were taken on, and which model is called what in them."""
     used = {model["name"] for model in entry.get("models", [])}
-    out = next(iter(done.outputs.values()))
+    out, labels = next(iter(done.outputs.values())), _labels(done)
+    this, mine = next(((label, name) for label, name, digest in labels if sha and digest == sha), ("", ""))
+    asked = next((example["messages"] for example in entry.get("examples", []) if example["model"] == mine), None)
     return {
         "name": shown(place),
         "fingerprint": done.fingerprint,
         "data": [given["path"] for given in entry.get("inputs", []) if given["path"] not in used],
-        "models": {label: name for label, name, _ in _labels(done)},
-        "this": next((label for label, _, digest in _labels(done) if sha and digest == sha), ""),
+        "models": {label: name for label, name, _ in labels},
+        "this": this,
         "rows": placed.rows(store, place, out["manifest"]) or [],
+        **({"asked": asked} if asked else {}),
     }
 
 

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from ddmake.cards.facts import facts
+from ddmake.store import said
 from ddmake.store.traces import Trace, Traces
 
 
@@ -23,6 +24,7 @@ class Lineage:
 
     def __init__(self, traces: Traces):
         self.traces = traces
+        self.said = said.of(traces.db)
         self._read: dict[int, Trace | None] = {}
         self._facts: dict[int, dict[str, Any]] = {}
 
@@ -57,7 +59,7 @@ class Lineage:
     def facts(self, trace: Trace) -> dict[str, Any]:
         """Return what a card tells of a job."""
         if trace.id not in self._facts:
-            self._facts[trace.id] = facts(trace, {before.id: before for before, _ in self._before(trace)})
+            self._facts[trace.id] = facts(trace, {before.id: before for before, _ in self._before(trace)}, self.said)
         return self._facts[trace.id]
 
     @cached_property

@@ -5,60 +5,17 @@ Each fact has its source and a day. What isn't known is "unknown": nothing is gu
 
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ddmake import toys
+from ddmake.cards import papers
 
 UNKNOWN = "unknown"
 HUB = "https://huggingface.co"
+SHORT = re.compile(r"[0-9a-f]{7,39}")
+BIBTEX = re.compile(r"^```\w*\n(\s*@\w+\s*\{[^`]{1,5000}?)\n```", re.MULTILINE)  # the first citation in a card
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 GPT_4O = re.compile(r"gpt-4o(-\d{4}-\d{2}-\d{2})?")  # and its dated snapshots; mini and audio have no card of their own here
-
-T5 = """@article{2020t5,
-  author = {Colin Raffel and Noam Shazeer and Adam Roberts and Katherine Lee and Sharan Narang and Michael Matena and Yanqi Zhou
-            and Wei Li and Peter J. Liu},
-  title = {Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer},
-  journal = {Journal of Machine Learning Research},
-  year = {2020},
-  volume = {21},
-  number = {140},
-  pages = {1--67},
-  url = {http://jmlr.org/papers/v21/20-074.html}
-}"""
-GPT_4O_CARD = """@misc{openai2024gpt4o,
-  author = {{OpenAI}},
-  title = {{GPT-4o} System Card},
-  year = {2024},
-  eprint = {2410.21276},
-  archivePrefix = {arXiv},
-  primaryClass = {cs.CL}
-}"""
-LORA = """@misc{hu2021lora,
-  author = {Edward J. Hu and Yelong Shen and Phillip Wallis and Zeyuan Allen-Zhu and Yuanzhi Li and Shean Wang and Lu Wang and
-            Weizhu Chen},
-  title = {{LoRA}: Low-Rank Adaptation of Large Language Models},
-  year = {2021},
-  eprint = {2106.09685},
-  archivePrefix = {arXiv},
-  primaryClass = {cs.CL}
-}"""
-ROUGE = """@inproceedings{lin-2004-rouge,
-  author = {Lin, Chin-Yew},
-  title = {{ROUGE}: A Package for Automatic Evaluation of Summaries},
-  booktitle = {Text Summarization Branches Out},
-  year = {2004},
-  address = {Barcelona, Spain},
-  publisher = {Association for Computational Linguistics},
-  pages = {74--81},
-  url = {https://aclanthology.org/W04-1013}
-}"""
-DATADREAMER = """@misc{patel2024datadreamer,
-  author = {Ajay Patel and Colin Raffel and Chris Callison-Burch},
-  title = {{DataDreamer}: A Tool for Synthetic Data Generation and Reproducible {LLM} Workflows},
-  year = {2024},
-  eprint = {2402.10379},
-  archivePrefix = {arXiv},
-  primaryClass = {cs.CL}
-}"""
 
 
 @dataclass(frozen=True)
@@ -85,7 +42,7 @@ class Fact:
 
 
 FACTS = {
-    "google/t5-v1_1-base": Fact("apache-2.0", T5, "https://huggingface.co/google/t5-v1_1-base", "2026-11-23"),
+    "google/t5-v1_1-base": Fact("apache-2.0", papers.T5, "https://huggingface.co/google/t5-v1_1-base", "2026-11-23"),
 }
 # Addresses alone, noted 2026-11-23: what stands there is for the reader to see, and nothing of it is repeated in a card.
 OPENAI = "https://platform.openai.com/docs/models"  # one page per model
@@ -109,15 +66,15 @@ def known(name: str, asked: bool, elsewhere: bool = False, revision: str | None 
         return Known(name)
     if asked and kind == "openai":
         page = f"{OPENAI}/{rest}"
-        return Known(name, page, OPENAI_TERMS, GPT_4O_CARD if GPT_4O.fullmatch(rest) else UNKNOWN, page)
+        return Known(name, page, OPENAI_TERMS, papers.GPT_4O_CARD if GPT_4O.fullmatch(rest) else UNKNOWN, page)
     if asked and kind != "hf":
         return Known(name)
     return _on_hub(name, rest if asked else name, "model", revision)
 
 
-def dataset(name: str) -> Known:
-    """Return what is known of a dataset on the Hub."""
-    return _on_hub(name, name, "dataset", None)
+def dataset(name: str, commit: str | None = None) -> Known:
+    """Return what is known of a dataset on the Hub; `commit` is the one that was used, or how its name begins."""
+    return _on_hub(name, name, "dataset", commit)
 
 
 def _on_hub(name: str, hub: str, kind: str, revision: str | None) -> Known:
@@ -127,22 +84,34 @@ def _on_hub(name: str, hub: str, kind: str, revision: str | None) -> Known:
     fact = FACTS.get(hub) if kind == "model" else None
     if fact is not None:
         return Known(name, url, fact.license, fact.citation, url, hub)
-    return Known(name, url, _cached_license(hub, kind, revision), url=url, hub=hub)
+    return Known(name, url, *_cached(hub, kind, revision), url, hub)
 
 
-def _cached_license(hub: str, kind: str, revision: str | None) -> str:
-    """Return the licence that a card in the Hub's local cache tells, without the network."""
+def _cached(hub: str, kind: str, revision: str | None) -> tuple[str, str]:
+    """Return licence and citation that a card in the Hub's local cache tells, without the network."""
     from huggingface_hub import DatasetCard, ModelCard, try_to_load_from_cache
 
     try:
-        file = try_to_load_from_cache(hub, "README.md", repo_type=kind, revision=revision)
+        file = try_to_load_from_cache(hub, "README.md", repo_type=kind, revision=_whole(hub, kind, revision))
         if not isinstance(file, str):
-            return UNKNOWN
-        data = (ModelCard if kind == "model" else DatasetCard).load(file, ignore_metadata_errors=True).data
+            return UNKNOWN, UNKNOWN
+        found = (ModelCard if kind == "model" else DatasetCard).load(file, ignore_metadata_errors=True)
     except (ValueError, OSError):  # no name for a repository, or a card that can't be read
-        return UNKNOWN
-    told = data.get("license_name") if data.get("license") == "other" else data.get("license")
-    return ", ".join(told) if isinstance(told, list) else told or UNKNOWN
+        return UNKNOWN, UNKNOWN
+    told = found.data.get("license_name") if found.data.get("license") == "other" else found.data.get("license")
+    cited = BIBTEX.search(found.text)
+    return ", ".join(told) if isinstance(told, list) else told or UNKNOWN, cited[1].strip() if cited else UNKNOWN
+
+
+def _whole(hub: str, kind: str, revision: str | None) -> str | None:
+    """Return a commit's whole hash by its beginning, as far as the local cache has it."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    if revision is None or not SHORT.fullmatch(revision):
+        return revision
+    folder = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=hub, repo_type=kind), "snapshots")
+    return next((one.name for one in sorted(folder.glob(f"{revision}*"))), revision)
 
 
 def told(found: Known, license: str | None, citation: str | None, url: str | None) -> Known:

@@ -21,6 +21,18 @@ def rows(store: Store, path: str, manifest: dict[str, str]) -> Rows | None:
     return None if table is None or table.num_rows > MOST else [_row(row) for row in table.to_pylist()]
 
 
+def first(store: Store, path: str, manifest: dict[str, str], most: int) -> Rows:
+    """Return the first rows of a dataset in a folder; none if it isn't there or was edited."""
+    import pyarrow as pa
+
+    if not _unchanged(store, path, manifest) or not (store.root / path / "state.json").is_file():
+        return []
+    files = json.loads((store.root / path / "state.json").read_text())["_data_files"]
+    with pa.memory_map(str(store.root / path / files[0]["filename"])) as file:
+        batch = next(iter(pa.ipc.open_stream(file)), None)
+        return [] if batch is None else [_row(row) for row in batch.slice(0, most).to_pylist()]
+
+
 def config(store: Store, path: str, manifest: dict[str, str], name: str) -> dict[str, Any]:
     """Return a JSON file of a model folder; {} if it isn't there or was edited."""
     file = store.root / path / name

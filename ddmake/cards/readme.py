@@ -10,13 +10,15 @@ from ddmake.cards.card import Card
 from ddmake.cards.front import answering, front_matter
 from ddmake.cards.loading import snippet
 from ddmake.cards.markdown import both, code, codes, fence, link, number, table, when
-from ddmake.cards.models import DATADREAMER, UNKNOWN
+from ddmake.cards.models import UNKNOWN
+from ddmake.cards.papers import DATADREAMER
 
 
 def readme(card: Card) -> str:
     """Return the README of an artifact from its card."""
-    parts = [f"# {code(card['name'])}", _toy(card), _what(card), _columns(card), _loading(card), _results(card),
-             "## How it was made", *steps.told(card), _licenses(card), _citations(card), _environment(card)]
+    name = card.get("published", {}).get("repo", card["name"])
+    parts = [f"# {code(name)}", _toy(card), _what(card), _columns(card), _loading(card), _results(card), "## How it was made",
+             *steps.told(card), _licenses(card), _citations(card), _environment(card)]
     return front_matter(card) + "\n" + "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -79,7 +81,8 @@ def _loading(card: Card) -> str:
     python = snippet(card)
     if not python:
         return ""
-    return f"## How to load it\n\nPaths are those of the project that made it.\n\n{fence(python, 'python')}"
+    where = "" if "published" in card or "hosted" in card.get("model", {}) else "Paths are those of the project that made it.\n\n"
+    return f"## How to load it\n\n{where}{fence(python, 'python')}"
 
 
 def _results(card: Card) -> str:
@@ -107,21 +110,33 @@ def _score(value: Any, mine: bool) -> str:
 
 def _licenses(card: Card) -> str:
     """Return the licences of all that an artifact came from, and what that means for the metadata."""
-    rows = [(code(name), link(told), link(_cards(card).get(name, ""))) for name, told in card["licenses"].items()]
+    own, stated = _stated(card)
+    came = {name: told for name, told in card["licenses"].items() if name != card["name"]}
+    rows = [(code(name), link(told), link(_cards(card).get(name, ""))) for name, told in came.items()]
     shared = {UNKNOWN: "Not all of these are known, so this card states no licence of its own.",
               "several": "They differ, so this card states no licence of its own."}
     if not rows:
-        return "## Licences\n\nIt came from no model and no dataset outside of this workflow; this card states no licence."
+        none = "" if own else "; this card states no licence"
+        return f"## Licences\n\n{stated}It came from no model and no dataset outside of this workflow{none}."
     told = shared.get(card["license"], f"All that it came from is under {link(card['license'])}.")
-    return f"## Licences\n\n{told}\n\n{table(('from', 'licence', 'card'), rows)}"
+    if own:
+        told = "What it came from is under:"
+    return f"## Licences\n\n{stated}{told}\n\n{table(('from', 'licence', 'card'), rows)}"
+
+
+def _stated(card: Card) -> tuple[str, str]:
+    """Return the licence that is stated of an artifact itself, and the sentence that says so; nothing where none is."""
+    published = card.get("published", {}).get("license", "")
+    own = published or _entry(card).get("stated", {}).get(card["name"], {}).get("license", "")
+    if not own:
+        return "", ""
+    by = "published under {}, as its publisher states" if published else "under {}, as its maker states"
+    return own, f"It is {by.format(link(own))}.\n\n"
 
 
 def _cards(card: Card) -> dict[str, str]:
     entries = [*card["data_card"].values(), *card.get("model_card", {}).values()]
-    found = {model["name"]: model["card"] for entry in entries for model in entry.get("models", [])}
-    for entry in entries:
-        found |= dict(zip(entry.get("Dataset Name", []), entry.get("Dataset Card", []), strict=True))
-    return found
+    return {used["name"]: used["card"] for entry in entries for used in (*entry.get("models", []), *entry.get("data", []))}
 
 
 def _citations(card: Card) -> str:
@@ -136,10 +151,17 @@ def _environment(card: Card) -> str:
     """Return what the last step ran on; `card.json` beside the README has the others'."""
     packages = ", ".join(f"{name} {version}" for name, version in card["req_versions"].items())
     facts = [("fingerprint", code(card["fingerprint"])), ("version", code(card["version"])), ("made", when(card["datetime"])),
+             ("Ddfile", steps.commit(card)), ("in all", _spent(card["spent"])), ("hardware", steps.hardware(card)),
              ("environment", f"{card['interpreter']}, {card['system']}"), ("packages", packages)]
     text = ("The fingerprint is a hash of every recipe, prompt, argument and model in the chain above: equal fingerprints mean "
             "equal recipes. The version is a hash of the content. `card.json` holds all of this card as data.")
-    return f"## Reproducibility\n\n{text}\n\n" + "\n".join(f"- {name}: {told}" for name, told in facts)
+    return f"## Reproducibility\n\n{text}\n\n" + "\n".join(f"- {name}: {told}" for name, told in facts if told)
+
+
+def _spent(spent: dict[str, Any]) -> str:
+    """Return what a whole chain took."""
+    asked = [f"{number(spent['sent'])} answers sent", steps.tokens(spent), steps.dollars(spent)] if "sent" in spent else []
+    return ", ".join(filter(None, [f"{number(spent['seconds'])} s of jobs", *asked]))
 
 
 def _entry(card: Card) -> dict[str, Any]:

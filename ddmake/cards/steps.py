@@ -49,11 +49,12 @@ def _some(count: int | None) -> str:
 
 def _step(number_: int, name: str, entry: Facts) -> str:
     """Return one step's section."""
-    facts = [*_models(entry), *_usage(entry), *_outputs(entry), *_settings(entry), *_metrics(entry), *_run(entry)]
+    facts = [*_models(entry), *_usage(entry), *_rows(entry), *_outputs(entry), *_settings(entry), *_metrics(entry), *_run(entry)]
     about = [entry["about"]] if "about" in entry else []
     doc = [entry["doc"]] if "doc" in entry else []
     lines = "\n".join(f"- {fact}" for fact in facts)
-    return "\n\n".join([f"### {number_}. {code(name)}: {code(entry['recipe'])}", *about, *doc, lines, *_prompts(entry)])
+    head = f"### {number_}. {code(name)}: {code(entry['recipe'])}"
+    return "\n\n".join([head, *about, *doc, lines, *_prompts(entry), *_examples(entry)])
 
 
 def _models(entry: Facts) -> list[str]:
@@ -75,12 +76,50 @@ def _usage(entry: Facts) -> list[str]:
 
 def _asked(name: str, used: dict[str, Any], several: bool) -> str:
     counts = [f"{number(used[count])} {count}" for count in COUNTS if used[count] or count in ("sent", "failed")]
-    tokens = [used["tokens_in"], used["tokens_out"]]
-    counts += ["tokens unknown"] if UNKNOWN in tokens else [f"{number(tokens[0])} tokens in, {number(tokens[1])} out"]
+    counts += [tokens(used), *([dollars(used)] if dollars(used) else [])]
     answered = [model for model in used["models"] if model not in (name, name.partition("/")[2])]
     by = f"; answered by {codes(answered)}" if answered else ""
     rough = f"; answers may depend on the rows asked beside them ({used['rough']})" if used.get("rough") else ""
     return f"asked{f' {code(name)}' if several else ''}: {', '.join(counts)}{by}{rough}"
+
+
+def tokens(used: Facts) -> str:
+    """Return how many tokens were sent and came."""
+    counts = [used["tokens_in"], used["tokens_out"]]
+    return "tokens unknown" if UNKNOWN in counts else f"{number(counts[0])} tokens in, {number(counts[1])} out"
+
+
+def dollars(used: Facts) -> str:
+    """Return what answers have cost; an empty string where nothing was to be paid."""
+    cost = used.get("cost", 0)
+    if not cost or not used["sent"]:
+        return ""
+    return "cost unknown" if cost == UNKNOWN else f"${cost:,.2f}" if cost >= 0.01 else f"${cost:.2g}"
+
+
+def commit(told: Facts) -> str:
+    """Return the commit of the Ddfile that a job ran with."""
+    git = told.get("git")
+    return f"commit {code(git['commit'])}{', changed since' if git['changed'] else ''}" if git else ""
+
+
+def hardware(told: Facts) -> str:
+    """Return what a job ran on."""
+    found = told.get("hardware")
+    if not found:
+        return ""
+    gpus = [f"{found['gpus'].count(name)} × {name}" for name in dict.fromkeys(found["gpus"])]
+    cores = f"{found['cores']} core{'s' * (found['cores'] != 1)}"
+    return code(", ".join([f"{found['cpu']} ({cores}, {found['memory'] / 2**30:.0f} GiB)", *gpus]))
+
+
+def _rows(entry: Facts) -> list[str]:
+    """Return how many rows a step read and made."""
+    read = [f"{number(given['rows'])} of {code(given['path'])}" for given in entry.get("inputs", []) if "rows" in given]
+    made = [number(out["rows"]) for out in entry["outputs"].values() if "rows" in out]
+    left = f", {number(entry['left_out'])} left out" if "left_out" in entry else ""
+    told = [f"read {', '.join(read)}", *([f"made {' + '.join(made)}{left}"] if made else [])]
+    return [f"rows: {'; '.join(told)}"] if read else []
 
 
 def _outputs(entry: Facts) -> list[str]:
@@ -105,6 +144,8 @@ def _metrics(entry: Facts) -> list[str]:
 def _run(entry: Facts) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in entry.get("req_versions", {}).items())
     other = [f"with other versions than the last step: {versions}"] if versions else []
+    other += [f"on {hardware(entry)}"] if "hardware" in entry else []
+    other += [f"Ddfile at {commit(entry)}"] if "git" in entry else []
     made = f"made {when(entry['Date & Time'])} in {number(entry['seconds'])} s"
     return [f"{made}; fingerprint {code(entry['fingerprint'][:SHORT])}", *other]
 
@@ -125,4 +166,14 @@ def _prompts(entry: Facts) -> list[str]:
     for prompt in entry.get("prompts", []):
         file = "" if prompt["template"] == "inline" else f", {code(prompt['template'])}"
         found.append(f"{prompt['argument'].capitalize()}{file}:\n\n{fence(prompt['text'], 'jinja')}")
+    return found
+
+
+def _examples(entry: Facts) -> list[str]:
+    """Return what was sent for the first row, and what was said."""
+    found = []
+    for example in entry.get("examples", []):
+        sent = "\n\n".join(f"{turn['role']}:\n{turn['content']}" for turn in example["messages"])
+        head = f"An example: row {example['row']} as it was sent to {code(example['model'])}, and its answer:"
+        found.append(f"{head}\n\n{fence(sent, 'text')}\n\n{fence(example['answer'], 'text')}")
     return found

@@ -12,10 +12,11 @@ from ddmake.cards.card import Card, card
 from ddmake.cards.lineage import Lineage
 from ddmake.cards.readme import readme
 from ddmake.cli.show import rows, table
+from ddmake.ddfile import facts
 from ddmake.ddfile.load import load
 from ddmake.ddfile.workflow import Workflow
 from ddmake.errors import DdfileError
-from ddmake.store import FOLDER, open_store
+from ddmake.store import FOLDER, open_store, said
 
 Made = tuple[str, Card]
 
@@ -60,6 +61,7 @@ def _made(flow: Workflow, wanted: list[str], names: list[str]) -> Iterator[Made]
         _refuse_unmade(flow, wanted, names)
         return
     with closing(open_store(flow.root)) as store:
+        said.keep(store.traces.db, flow.file.name, flow.into, facts.told(flow))
         _refuse_unmade(flow, [path for path in wanted if store.traces.placed_at(path) is None], names)
         lineage = Lineage(store.traces)
         for path in wanted:

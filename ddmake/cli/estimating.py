@@ -16,6 +16,7 @@ NONE, UNKNOWN = "–", "?"  # of what asks no llm or costs nothing; of what isn'
 PREVIEW = "how long the answers for {0} are isn't known yet. Try a few: ddmake preview {0}"
 PRICE = "the price for {0} isn't known. State it: llm(…, price=(in, out)), in dollars for a million tokens."
 OF_TEXTS = "the price for {0} isn't known. State it: embedder(…, price=), in dollars for a million tokens."
+OF_TRAINING = "the price of training for {0} isn't known. State it: price=, in dollars for a million tokens."
 BOTH = ("neither the price for {0} is known nor how long its answers are. State llm(…, price=(in, out)), in dollars for a "
         "million tokens, and try a few: ddmake preview {0}")
 
@@ -75,6 +76,8 @@ def _unknown(label: str, told: Estimate) -> str:
     """Return why a rule's cost isn't known, and what helps."""
     if told.tokens_in is None:
         return f"what {label} will ask isn't known before it runs."
+    if told.trains:
+        return OF_TRAINING.format(label)
     if told.tokens_out is None:
         return (BOTH if told.unpriced else PREVIEW).format(label)
     return (PRICE if told.tokens_out else OF_TEXTS).format(label)  # no answer to a prompt has no tokens

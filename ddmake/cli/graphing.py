@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from ddmake.cli.svg import CLASSES, svg
 from ddmake.ddfile.load import load
 from ddmake.engine.drawing import Box, Drawing, draw
 from ddmake.engine.plan import Planner
 from ddmake.errors import DdfileError
+from ddmake.report.svg import CLASSES, svg
 from ddmake.store import open_store
 
 COLOURS = {"stale": ("#fff2d8", "#c98a12"), "bad": ("#fde4e1", "#c5372c")}  # fill and line, dark text on them

@@ -8,20 +8,34 @@ from typing import Any, NoReturn
 import click
 
 from ddmake import __version__
+from ddmake.cli.handing import diff, pack, publish, unpack
 from ddmake.cli.jobs import job, worker
-from ddmake.cli.options import config_option, file_option, into_option, last_option, quiet_exit, split_words, words_argument
+from ddmake.cli.options import (
+    asked_for,
+    config_option,
+    dry_option,
+    file_option,
+    into_option,
+    json_option,
+    last_option,
+    looking,
+    quiet_exit,
+    split_words,
+    words_argument,
+    yes_option,
+)
 from ddmake.errors import DdfileError, DdmakeError
 
 # options whose next word is their value
 WITH_VALUE = ("-f", "--file", "-j", "--jobs", "--executor", "--to", "--until", "--into", "--config",
               "--format", "-o", "--output", "--result", "--older-than", "--max-size", "--row", "--rule", "--model", "--since",
-              "--export", "--id", "--max-cost")
+              "--export", "--id", "--max-cost", "--rows", "--repo", "--license", "--revision", "--message")
 DEFAULT = "make"
 # the options of `make` as the help groups them
 SECTIONS = {
     "Look first": ("dry_run", "question", "verbose", "as_json"),
     "Choose": ("only", "until", "force", "resample", "retry_failed"),
-    "Run": ("jobs", "keep_going", "max_cost"),
+    "Run": ("jobs", "keep_going", "max_cost", "frozen"),
     "Ddfile and knobs": ("file", "config", "last", "into"),
     "Edited outputs, moved names": ("restore", "adopt", "update_hub"),
 }
@@ -110,8 +124,8 @@ def main() -> None:
     """
 
 
-main.add_command(job)
-main.add_command(worker)
+for command in (job, worker, publish, pack, unpack, diff):
+    main.add_command(command)
 
 
 @main.command(name=DEFAULT)
@@ -124,6 +138,7 @@ main.add_command(worker)
               help="Jobs at once; by default as many as cores, and 8 more that only wait for a service.")
 @click.option("-k", "--keep-going", is_flag=True, help="After a failure, go on with what doesn't depend on it.")
 @click.option("--max-cost", type=click.FloatRange(min=0), metavar="DOLLARS", help="Spend no more than this on llms.")
+@click.option("--frozen", is_flag=True, help="Make it from what is stored, with the network off; say what is missing.")
 @click.option("--only", is_flag=True, help="Make the named targets of what lies there; leave what they need as it is.")
 @click.option("--until", multiple=True, metavar="TARGET", help="Make this of what is asked for, and what it needs; no more.")
 @click.option("--force", is_flag=True, help="Make the named targets (or all) again, though they are fresh.")
@@ -167,26 +182,6 @@ def cards(file: str, folder: str, as_json: bool, into: str | None, config: str |
     quiet_exit(carding.write(Path(file), targets, given(Path(file), typed, into, config), folder, as_json))
 
 
-def looking(command: Any) -> Any:
-    """Give a command the options that say which workflow it looks at."""
-    for option in (words_argument, last_option, config_option, into_option, file_option):
-        command = option(command)
-    return command
-
-
-def _asked(file: str, words: tuple[str, ...], into: str | None, config: str | None, last: bool) -> tuple[Path, list[str], Any]:
-    """Return the Ddfile, targets and knobs that a command was given."""
-    from ddmake.cli.given import given
-
-    targets, typed = split_words(words)
-    return Path(file), targets, given(Path(file), typed, into, config, last)
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
-dry_option = click.option("-n", "--dry-run", is_flag=True, help="Say what would be removed; remove nothing.")
-yes_option = click.option("--yes", is_flag=True, help="Don't ask.")
-
-
 @main.command(name="list")
 @json_option
 @click.option("--fingerprints", is_flag=True, help="Show each target's fingerprint, and one of the whole workflow.")
@@ -195,7 +190,7 @@ def list_(as_json: bool, fingerprints: bool, **given: Any) -> None:
     """List targets with their verdicts and what lies there."""
     from ddmake.cli import listing
 
-    quiet_exit(listing.targets(*_asked(**given), as_json, fingerprints))
+    quiet_exit(listing.targets(*asked_for(**given), as_json, fingerprints))
 
 
 @main.command()
@@ -205,7 +200,7 @@ def why(as_json: bool, **given: Any) -> None:
     """Say why a target is stale, and show what changed."""
     from ddmake.cli import why as reasons
 
-    quiet_exit(reasons.why(*_asked(**given), as_json))
+    quiet_exit(reasons.why(*asked_for(**given), as_json))
 
 
 @main.command()
@@ -218,7 +213,7 @@ def show(most: int, row: int | None, failed: bool, as_json: bool, **given: Any) 
     """Show what lies at a target: rows, a model, files."""
     from ddmake.cli import showing
 
-    quiet_exit(showing.show(*_asked(**given), showing.Wanted(most, row, failed, as_json)))
+    quiet_exit(showing.show(*asked_for(**given), showing.Wanted(most, row, failed, as_json)))
 
 
 @main.command()
@@ -251,7 +246,7 @@ def preview(most: int, as_json: bool, **given: Any) -> None:
     """
     from ddmake.cli import previewing
 
-    quiet_exit(previewing.preview(*_asked(**given), most, as_json))
+    quiet_exit(previewing.preview(*asked_for(**given), most, as_json))
 
 
 @main.command()
@@ -273,7 +268,21 @@ def graph(form: str, to: Path | None, **given: Any) -> None:
     """Draw what is made of what; what is stale is marked."""
     from ddmake.cli import graphing
 
-    quiet_exit(graphing.graph(*_asked(**given), form, to))
+    quiet_exit(graphing.graph(*asked_for(**given), form, to))
+
+
+@main.command()
+@click.option("-o", "--output", "to", type=click.Path(path_type=Path), default="report.html", show_default=True, metavar="FILE",
+              help="Where the page is written.")
+@click.option("--rows", type=click.IntRange(min=0), default=200, show_default=True, metavar="N",
+              help="Put the first N rows of each dataset into it.")
+@click.option("--no-verdicts", is_flag=True, help="Don't run the Ddfile: tell what is recorded, without verdicts.")
+@looking
+def report(to: Path, rows: int, no_verdicts: bool, **given: Any) -> None:
+    """Write all of it as one HTML page that needs no network."""
+    from ddmake.cli import reporting
+
+    quiet_exit(reporting.report(*asked_for(**given), reporting.Wanted(to, rows, no_verdicts)))
 
 
 @main.command()
@@ -285,17 +294,18 @@ def log(number: int | None, every: bool, as_json: bool, **given: Any) -> None:
     """Show a target's results and log, or the last runs."""
     from ddmake.cli import logs
 
-    quiet_exit(logs.log(*_asked(**given), number, every, as_json))
+    quiet_exit(logs.log(*asked_for(**given), number, every, as_json))
 
 
 @main.command()
+@click.option("--no-verdicts", is_flag=True, help="Don't run the Ddfile: look at what is recorded, and not for what is stale.")
 @json_option
 @looking
-def verify(as_json: bool, **given: Any) -> None:
+def verify(as_json: bool, no_verdicts: bool, **given: Any) -> None:
     """Read every byte, and say what isn't as it was made."""
     from ddmake.cli import verifying
 
-    quiet_exit(verifying.verify(*_asked(**given), as_json))
+    quiet_exit(verifying.verify(*asked_for(**given), as_json, no_verdicts))
 
 
 @main.command()
@@ -307,7 +317,7 @@ def clean(baks: bool, dry_run: bool, yes: bool, **given: Any) -> None:
     """Remove outputs that no rule makes any more."""
     from ddmake.cli import cleaning
 
-    quiet_exit(cleaning.clean(*_asked(**given), baks, dry_run, yes))
+    quiet_exit(cleaning.clean(*asked_for(**given), baks, dry_run, yes))
 
 
 @main.command()
@@ -320,7 +330,7 @@ def gc(older_than: str | None, max_size: str | None, dry_run: bool, yes: bool, *
     """Drop earlier results that no target needs."""
     from ddmake.cli import cleaning
 
-    quiet_exit(cleaning.gc(*_asked(**given), older_than, max_size, dry_run, yes))
+    quiet_exit(cleaning.gc(*asked_for(**given), older_than, max_size, dry_run, yes))
 
 
 @main.command()
@@ -330,4 +340,4 @@ def lint(as_json: bool, **given: Any) -> None:
     """Find what is likely a mistake in the Ddfile."""
     from ddmake.cli import linting
 
-    quiet_exit(linting.lint(*_asked(**given), as_json))
+    quiet_exit(linting.lint(*asked_for(**given), as_json))

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ddmake.backends import offline
 from ddmake.cli import show
 from ddmake.cli.progress import observer
+from ddmake.ddfile import facts
 from ddmake.ddfile.load import load
 from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.workflow import Workflow
@@ -25,7 +27,7 @@ from ddmake.engine.verdicts import Plan, Wishes
 from ddmake.errors import DdfileError
 from ddmake.executors.local import Local
 from ddmake.executors.machine import Machine, this_machine
-from ddmake.store import Store, open_store
+from ddmake.store import Store, open_store, said
 
 if TYPE_CHECKING:
     from ddmake.calls.money import Spent
@@ -48,10 +50,16 @@ class Asked:
     as_json: bool
     update_hub: bool
     max_cost: float | None = None
+    frozen: bool = False
 
 
 def make(file: Path, targets: list[str], knobs: dict[str, str], asked: Asked) -> int:
-    """Make or plan targets, and return the exit code."""
+    """Make or plan targets, with the network off if that is asked for, and return the exit code."""
+    with offline.frozen(asked.frozen):
+        return _make(file, targets, knobs, asked)
+
+
+def _make(file: Path, targets: list[str], knobs: dict[str, str], asked: Asked) -> int:
     if asked.as_json and not asked.dry_run:
         raise DdfileError("--json prints a plan: use it with -n.")
     gc.disable()  # planning makes much that stays and no cycles that matter; looking for them is a fifth of its time
@@ -69,6 +77,10 @@ def make(file: Path, targets: list[str], knobs: dict[str, str], asked: Asked) ->
             click.echo(show.damaged(len(store.traces.damaged)), err=True)
         if asked.question:
             return 1 if plan.todo or plan.edited else 0
+        if asked.frozen:
+            from ddmake.engine import frozen  # what other runs needn't load
+
+            frozen.check(flow, store, plan)
         if not asked.dry_run:
             hub.keep(flow, [verdict.rule for verdict in plan.todo])
         if asked.dry_run:
@@ -90,9 +102,11 @@ def _run(flow: Workflow, store: Store, planner: Planner, plan: Plan, machine: Ma
     from ddmake.cli import room  # what a project at rest needn't load
 
     slots, limit = asked.jobs or machine.cores, room.before_run(flow, store)
+    left = _left(flow, store, plan, asked.max_cost)
     store.traces.start_run(flow.file.name, flow.knobs, flow.into)
+    said.keep(store.traces.db, flow.file.name, flow.into, facts.told(flow))
     started, began = time.monotonic(), time.time()
-    with _caller(store, plan, asked.max_cost) as caller, observer(len(plan.todo), caller) as watching:
+    with _caller(store, plan, left) as caller, observer(len(plan.todo), caller) as watching:
         threads = max(1, machine.cores // slots)
         beside = 0 if asked.jobs else BESIDE
         address = caller.address if caller else None
@@ -102,7 +116,7 @@ def _run(flow: Workflow, store: Store, planner: Planner, plan: Plan, machine: Ma
         if len(stopped) > 1 and caller is not None:
             caller.hurry()
     seconds = time.monotonic() - started
-    spent = _spent(store, caller) if caller is not None else None
+    spent = _spent(store, caller, run.results, began) if caller is not None else None
     kept = _kept(flow, store, planner, run.results, began)
     click.echo(show.summary(flow, run.results, seconds, bool(stopped), spent, kept))
     for line in room.after_run(flow, store, plan, limit):
@@ -118,11 +132,22 @@ def _check_asked(flow: Workflow, store: Store, plan: Plan) -> None:
         check(flow, store, plan)
 
 
-def _spent(store: Store, caller: "Switch") -> "tuple[Spent, Spent]":
-    """Return what this run has spent, as its caller tells, and what the project has in all."""
-    from ddmake.calls.money import Spent, in_all
+def _left(flow: Workflow, store: Store, plan: Plan, limit: float | None) -> float | None:
+    """Return what calls may spend, besides what trainings at services will. Raises DdfileError where these may take more."""
+    if limit is None:
+        return None
+    from ddmake.engine.tuned import left  # what a run without a limit needn't load
 
-    now = Spent(caller.spent.dollars, caller.spent.unknown, caller.spent.sent)
+    return left(flow, store, plan, limit)
+
+
+def _spent(store: Store, caller: "Switch", results: Iterable[Done], since: float) -> "tuple[Spent, Spent]":
+    """Return what this run has spent, as its caller tells and on trainings at services, and what the project has in all."""
+    from ddmake.calls.money import Spent, in_all
+    from ddmake.engine.tuned import paid
+
+    tuned, told = paid(store, [done.rule for done in results if done.word == "made"], since), caller.spent
+    now = Spent(told.dollars + tuned.dollars, told.unknown + tuned.unknown, told.sent + tuned.calls)
     return now, in_all(store.folder, now)
 
 

@@ -2,7 +2,8 @@
 
 import re
 import sys
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 import click
 
@@ -48,3 +49,21 @@ def _complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[s
 
 
 words_argument = click.argument("words", nargs=-1, metavar="[TARGET | KNOB=VALUE]...", shell_complete=_complete)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+dry_option = click.option("-n", "--dry-run", is_flag=True, help="Say what would be removed; remove nothing.")
+yes_option = click.option("--yes", is_flag=True, help="Don't ask.")
+
+
+def looking(command: Any) -> Any:
+    """Give a command the options that say which workflow it looks at."""
+    for option in (words_argument, last_option, config_option, into_option, file_option):
+        command = option(command)
+    return command
+
+
+def asked_for(file: str, words: tuple[str, ...], into: str | None, config: str | None, last: bool) -> tuple[Path, list[str], Any]:
+    """Return the Ddfile, targets and knobs that a command was given."""
+    from ddmake.cli.given import given
+
+    targets, typed = split_words(words)
+    return Path(file), targets, given(Path(file), typed, into, config, last)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ddmake.cli.show import duration, shortened
 from ddmake.ddfile.rule import Rule
 from ddmake.engine.run import Done, Observer
+from ddmake.report.words import duration, shortened
 
 if TYPE_CHECKING:
     from ddmake.calls.switch import Switch

@@ -8,6 +8,7 @@ from ddmake.cli.show import count
 from ddmake.ddfile.workflow import Workflow
 from ddmake.engine import keeping
 from ddmake.engine.verdicts import Plan
+from ddmake.report.words import amount
 from ddmake.store import Store
 
 
@@ -30,11 +31,3 @@ def after_run(flow: Workflow, store: Store, plan: Plan, limit: int | None) -> It
     freed = keeping.shrink(flow, store, limit) if limit is not None else 0
     if freed:
         yield f"max_size {amount(limit or 0)}: {amount(freed)} of earlier results dropped from the store"
-
-
-def amount(size: int) -> str:
-    """Return a number of bytes as a person says it."""
-    number, units = float(size), ["B", "kB", "MB", "GB", "TB"]
-    while number >= 1000 and len(units) > 1:
-        number, units = number / 1000, units[1:]
-    return f"{number:.0f} {units[0]}" if units[0] == "B" or number >= 100 else f"{number:.1f} {units[0]}"

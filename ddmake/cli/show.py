@@ -13,12 +13,15 @@ from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.workflow import Workflow
 from ddmake.engine.run import Done
 from ddmake.engine.verdicts import Plan, Verdict
+from ddmake.report.words import count, duration
 
 Row = Sequence[str]
 SHOWN = 40  # results told one by one after a run
 FEW = 8  # outputs of one rule that are named in a table
 NOTHING: Estimates = {}
 NOTHING_KEPT: Mapping[Rule, str] = {}
+HELD_OUT = ("eval_accuracy", "eval_f1", "eval_spearman", "eval_reward", "eval_loss")
+LEARNED = ("reward", "train_accuracy", "train_loss")
 WIDE = 60  # cells that are wider don't widen their column: one long path would push all else off the screen
 
 
@@ -123,24 +126,6 @@ def few(paths: Iterable[str]) -> str:
     return ", ".join(known[:FEW]) + more
 
 
-def shortened(text: str, most: int) -> str:
-    """Return a text with its middle left out where it is longer: a path's end tells it from others."""
-    half = most // 2
-    return text if len(text) <= most else f"{text[:half - 1]}…{text[-half:]}"
-
-
-def count(number: int, noun: str) -> str:
-    """Return a number of things in words; the noun is the plural, in which the s is what ends it."""
-    return f"{number:,} {noun}" if number != 1 else f"1 {noun.removesuffix('s')}"
-
-
-def duration(seconds: float) -> str:
-    """Return a time as a person says it."""
-    if seconds < 100:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
 def rows(number: int) -> str:
     """Return a number of rows in words."""
     return count(number, "rows")
@@ -210,10 +195,15 @@ def _facts(word: str, path: str, record: Mapping[str, Any]) -> list[str]:
         facts += [f"{used['cut']:,} cut at max_tokens"] if used["cut"] else []
         lost = f"{used['failed']:,} failed, the first: {used['first_failure']} (ddmake show {path} --failed)"
         facts += [lost] if used["failed"] else []
-    facts += [f"{name} {value:.3g}" for name, value in record.get("metrics", {}).items() if name in ("train_loss", "eval_loss")
-              and record["recipe"]["name"] != "choose"]
+    facts += _learned(record.get("metrics", {})) if record["recipe"]["name"] != "choose" else []
     facts += ["{chosen}, {chosen_by} {score:.4g}".format(**record["metrics"])] if record["recipe"]["name"] == "choose" else []
     return [*facts, duration(record["seconds"])]
+
+
+def _learned(metrics: Mapping[str, Any]) -> list[str]:
+    """Return what a training's metrics say of its model: of held-out rows where there are any, else of those it learned from."""
+    held = any(name in metrics for name in HELD_OUT)
+    return [f"{name} {metrics[name]:.3g}" for name in (HELD_OUT if held else LEARNED) if name in metrics]
 
 
 def _failure(flow: Workflow, done: Done, results: Sequence[Done], kept: str | None) -> list[str]:

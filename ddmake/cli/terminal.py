@@ -1,20 +1,13 @@
 """Text that others wrote, on a terminal: no control character reaches it, and what is wide is cut to the screen."""
 
-import re
 import shutil
 from collections.abc import Sequence
 
 from ddmake.cli.show import width
+from ddmake.report.words import printable
 
-# what a terminal might obey (C0, C1), what turns text round, separators of lines, halves of surrogate pairs
-UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 NARROW = 8  # columns of a terminal below which a cell tells nothing
 GAP = 2  # between two cells
-
-
-def printable(text: str) -> str:
-    """Return a text with its control characters spelt out, new lines and tabs aside."""
-    return UNPRINTABLE.sub(lambda found: found[0] if found[0] in "\n\t" else ascii(found[0])[1:-1], text)
 
 
 def one_line(text: str, wide: int) -> str:

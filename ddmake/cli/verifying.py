@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -13,37 +14,54 @@ from ddmake.cli.show import count, duration, table
 from ddmake.ddfile.load import load
 from ddmake.engine.audit import Report, audit
 from ddmake.engine.plan import Planner
-from ddmake.engine.verdicts import Plan
-from ddmake.store import open_store
+from ddmake.engine.verdicts import Verdict
+from ddmake.errors import DdfileError, did_you_mean
+from ddmake.store import FOLDER, Store, open_store
 
 ASIDE = ("fresh", "manual", "edited")  # verdicts that aren't told as stale; what was edited is told as wrong
 
 
-def verify(file: Path, targets: list[str], knobs: dict[str, str], as_json: bool) -> int:
-    """Verify targets, or these and all that is kept where none is named, and return the exit code."""
-    flow = load(file, **knobs)
-    os.chdir(flow.root)
+def verify(file: Path, targets: list[str], knobs: dict[str, str], as_json: bool, no_verdicts: bool) -> int:
+    """Verify targets, or these and all that is kept where none is named, and return the exit code.
+
+    With `no_verdicts` the Ddfile isn't run: what is recorded is looked at, whoever wrote the Ddfile.
+    """
+    flow = None if no_verdicts else load(file, **knobs)
+    root = file.absolute().parent if flow is None else flow.root
+    if flow is None and not (root / FOLDER / "traces.db").exists():
+        raise DdfileError(f"Nothing is recorded in {root}. Name the Ddfile of a folder where something was made with -f FILE.")
+    os.chdir(root)
     started = time.monotonic()
-    with closing(open_store(flow.root)) as store:
-        rules = flow.select(targets) if targets else flow.rules
-        report = audit(store, rules, whole=not targets)
-        plan = Planner(flow, store).survey(rules)
-    click.echo(_json(report, plan) if as_json else "\n".join(_lines(report, plan, time.monotonic() - started)))
+    with closing(open_store(root)) as store:
+        rules = [] if flow is None else flow.select(targets) if targets else flow.rules
+        paths = _recorded(store, targets) if flow is None else [path for rule in rules for path in rule.outputs.values()]
+        report = audit(store, paths, whole=not targets)
+        verdicts = [] if flow is None else Planner(flow, store).survey(rules).verdicts
+    click.echo(_json(report, verdicts) if as_json else "\n".join(_lines(report, verdicts, time.monotonic() - started)))
     return 1 if report.wrong else 0
 
 
-def _lines(report: Report, plan: Plan, seconds: float) -> list[str]:
+def _recorded(store: Store, names: list[str]) -> list[str]:
+    """Return the paths that results were put at, all or those named. Raises DdfileError for a name of none."""
+    every = store.traces.all_placed()
+    for name in names:
+        if name not in every:
+            raise DdfileError(f"Nothing was made at {name!r}.{did_you_mean(name, every)}")
+    return sorted(names or every)
+
+
+def _lines(report: Report, verdicts: Sequence[Verdict], seconds: float) -> list[str]:
     counts = ", ".join(count(number, what) for what, number in report.counts.items())
     lines = [f"read {counts} in {duration(seconds)}"]
     for wrong in report.wrong:
         lines.append(f"  {wrong.where} {wrong.what}." + (f" {wrong.remedy}" if wrong.remedy else ""))
-    stale = [(v.word, v.rule.label, v.reason) for v in plan.verdicts if v.listed not in ASIDE]
+    stale = [(v.word, v.rule.label, v.reason) for v in verdicts if v.listed not in ASIDE]
     if stale:
         lines += ["stale, which is no damage:", *table(stale, indent=1)]
     return [*lines, f"{len(report.wrong)} not as recorded." if report.wrong else "All is as recorded."]
 
 
-def _json(report: Report, plan: Plan) -> str:
-    verdicts = [{"target": v.rule.label, "verdict": v.word, "why": v.reason} for v in plan.verdicts]
+def _json(report: Report, found: Sequence[Verdict]) -> str:
+    verdicts = [{"target": v.rule.label, "verdict": v.word, "why": v.reason} for v in found]
     return json.dumps({"read": report.counts, "wrong": [asdict(one) for one in report.wrong], "verdicts": verdicts},
                       indent=2, ensure_ascii=False)

@@ -8,25 +8,27 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ddmake.backends import stopping
+from ddmake.backends import offline, stopping
 from ddmake.cli.process import Process
 from ddmake.ddfile.load import load
 from ddmake.ddfile.modules import forget
 from ddmake.ddfile.workflow import Workflow
 from ddmake.engine.watched import forget_answers, watched
-from ddmake.errors import DdfileError, DdmakeError, MissingExtra, PlanAgain, ProviderError
+from ddmake.errors import DdfileError, DdmakeError, MissingExtra, NotStored, PlanAgain, ProviderError
 from ddmake.store import Store, database, open_store
 
 if TYPE_CHECKING:
     from ddmake.engine.job import Order
 
 EVERY = 0.2  # seconds between two tellings of progress
-FINAL = (DdfileError, MissingExtra, PlanAgain, ProviderError)  # what another try would meet, too
+FINAL = (DdfileError, MissingExtra, NotStored, PlanAgain, ProviderError)  # what another try would meet, too
 
 Result = dict[str, Any]
 Say = Callable[[dict[str, Any]], None]
@@ -45,6 +47,7 @@ class Job:
 def work(job: Job, result: Path) -> int:
     """Do one job and write how it ended; return the exit code."""
     _die_with_head()
+    offline.heed()
     progress = result.with_suffix(".progress")
     signal.signal(signal.SIGTERM, lambda *_: stopping.ask(lambda: None))
     try:
@@ -57,6 +60,7 @@ def work(job: Job, result: Path) -> int:
 
 def serve(parse: Callable[[list[str]], Job]) -> NoReturn:
     """Do the jobs that a head hands over as command lines of `ddmake job`, until it has no more."""
+    offline.heed()
     process, shop = Process(), Workshop()
     for told in process.jobs():
         signal.signal(signal.SIGTERM, lambda *_: stopping.ask(lambda: process.say({"finishing": True})))
@@ -117,7 +121,9 @@ class Workshop:
         os.chdir(flow.root)
         sys.path[:] = self._path
         forget_answers()
-        outcome = perform(flow, self._files, self._store(flow), flow[job.target].rule, job.order, tell, lambda: self._load(job))
+        rule = flow[job.target].rule
+        with _as_new(job) if rule.recipe.kind == "train" else nullcontext():
+            outcome = perform(flow, self._files, self._store(flow), rule, job.order, tell, lambda: self._load(job))
         return {"word": outcome.word, "trace": outcome.trace.id}
 
     def _load(self, job: Job) -> Workflow:
@@ -142,6 +148,26 @@ class Workshop:
         if flow.root not in self._stores:
             self._stores[flow.root] = open_store(flow.root)
         return self._stores[flow.root]
+
+
+@contextmanager
+def _as_new(job: Job) -> Iterator[None]:
+    """Have a training find a process as if it was new, and leave it so, for the next one to begin without the imports.
+
+    It may start processes of its own, which load the Ddfile.
+    """
+    os.environ["DDMAKE_LOADED"] = json.dumps({"file": str(job.file), "given": job.given})
+    with warnings.catch_warnings():
+        _put_back()
+        yield
+        _put_back()
+
+
+def _put_back() -> None:
+    if "torch" in sys.modules:
+        from ddmake.trainers.warm import as_new
+
+        as_new()
 
 
 def _failed(told: str, code: int, again: bool) -> Result:

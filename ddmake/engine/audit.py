@@ -4,16 +4,22 @@ No recipe runs, and nothing is mended. What is stale is another matter, and isn'
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from ddmake.artifacts.digest import digest
+from ddmake.calls.cache import FILE as CALLS
 from ddmake.calls.cache import SIGNED, checksum
-from ddmake.ddfile.rule import Rule
+from ddmake.engine.ingredients import SCHEMA, Keys
 from ddmake.errors import DdmakeError
 from ddmake.store import FOLDER, Store
 from ddmake.store.files import Manifest
+from ddmake.store.traces import Trace
 
+VECTORS = "embeddings.db"
 SHA = 64  # characters of a kept file's name; what is half-copied has a longer one
 
 
@@ -40,24 +46,35 @@ class Report:
         self.wrong += [one for one in found if one is not None]
 
 
-def audit(store: Store, rules: Iterable[Rule], whole: bool) -> Report:
-    """Look at the outputs of rules; if `whole`, at all else in the store, too. No hash that is remembered is trusted."""
+def audit(store: Store, paths: Iterable[str], whole: bool) -> Report:
+    """Look at what lies at paths; if `whole`, at all else in the store, too. No hash that is remembered is trusted."""
     report = Report()
     store.files.forget()
-    report.count("outputs", _outputs(store, rules))
+    report.count("outputs", _outputs(store, paths))
     if whole:
         report.count("kept files", _objects(store))
         report.count("records", _traces(store))
-        report.count("calls", _calls(store.folder / "calls.db"))
+        report.count("calls", _read(store.folder / CALLS, _calls))
+        if (store.folder / VECTORS).exists():
+            report.count("vectors", _read(store.folder / VECTORS, _vectors))
     return report
 
 
-def _outputs(store: Store, rules: Iterable[Rule]) -> Iterator[Wrong | None]:
-    for rule in rules:
-        for path in rule.outputs.values():
-            placed = store.traces.at(path)
-            if placed is not None:
-                yield _output(store, path, placed[0].outputs[placed[1]]["manifest"])
+def _outputs(store: Store, paths: Iterable[str]) -> Iterator[Wrong | None]:
+    for path in paths:
+        placed = store.traces.at(path)
+        if placed is not None:
+            told = placed[0].outputs[placed[1]]
+            yield _output(store, path, told["manifest"]) or _meaning(store, path, told)
+
+
+def _meaning(store: Store, path: str, told: dict[str, Any]) -> Wrong | None:
+    """Tell where files are as recorded and don't mean what is recorded: by that other rules' keys were told."""
+    try:
+        same = digest(store.root / path, told["manifest"]) == told["digest"]
+    except Exception:  # files that can't be read as what they are said to be
+        same = False
+    return None if same else Wrong(path, "doesn't hold what its record says", f"Make it again: ddmake --force {path}")
 
 
 def _output(store: Store, path: str, kept: Manifest) -> Wrong | None:
@@ -86,23 +103,43 @@ def _objects(store: Store) -> Iterator[Wrong | None]:
 def _traces(store: Store) -> Iterator[Wrong | None]:
     for trace in store.traces.every():
         try:
-            trace.record  # noqa: B018  it is read for its checksum
-            yield None
+            what = f"trace {trace.id} tells of something else than its key"
+            yield None if _is_itself(trace) else Wrong(f"{FOLDER}/traces.db", what, "Don't trust what it tells of.")
         except DdmakeError as error:
             yield Wrong(f"{FOLDER}/traces.db", str(error).partition(": ")[2], "")
     for number in sorted(store.traces.damaged):
         yield Wrong(f"{FOLDER}/traces.db", f"trace {number} is damaged", "What it told of is made again by the next run.")
 
 
+def _is_itself(trace: Trace) -> bool:
+    """Tell whether a trace's key is the hash of what it says it was made of. Raises DdmakeError where its record is damaged."""
+    made_of = trace.record["ingredients"]
+    return made_of.get("schema") != SCHEMA or Keys().of(made_of) == trace.key
+
+
 def _calls(file: Path) -> Iterator[Wrong | None]:
-    if not file.exists():
-        return
-    db = sqlite3.connect(f"file:{file}?mode=ro", uri=True)
+    for number, *row, told in _rows(file, f"SELECT id, {SIGNED}, checksum FROM calls"):
+        damaged = Wrong(f"{FOLDER}/{file.name}", f"call {number} is damaged", "It is sent again when it is needed.")
+        yield None if checksum(tuple(row)) == told else damaged
+
+
+def _vectors(file: Path) -> Iterator[Wrong | None]:
+    from ddmake.calls.embedding import checksum as sign_of  # brings numpy along
+
+    for number, key, vector, told in _rows(file, "SELECT id, key, vector, checksum FROM vectors"):
+        damaged = Wrong(f"{FOLDER}/{file.name}", f"vector {number} is damaged", "It is made again when it is needed.")
+        yield None if sign_of(key, vector) == told else damaged
+
+
+def _rows(file: Path, select: str) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of a database, none where there is none."""
+    if file.exists():
+        with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as db:
+            yield from db.execute(select)
+
+
+def _read(file: Path, look: Callable[[Path], Iterator[Wrong | None]]) -> Iterator[Wrong | None]:
     try:
-        for number, *row, told in db.execute(f"SELECT id, {SIGNED}, checksum FROM calls"):
-            damaged = Wrong(f"{FOLDER}/calls.db", f"call {number} is damaged", "It is sent again when it is needed.")
-            yield None if checksum(tuple(row)) == told else damaged
+        yield from look(file)
     except sqlite3.DatabaseError as error:
-        yield Wrong(f"{FOLDER}/calls.db", str(error), "Move the file away to start without its answers.")
-    finally:
-        db.close()
+        yield Wrong(f"{FOLDER}/{file.name}", str(error), "Move the file away to start without what it holds.")

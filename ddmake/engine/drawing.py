@@ -4,9 +4,10 @@ A simple form of Sugiyama's method (Sugiyama, Tagawa, Toda 1981): layers by long
 bends in each of them, layers are ordered by the mean place of their neighbours.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ddmake.ddfile.rule import Rule
 from ddmake.engine.verdicts import Plan
 
 SWEEPS = 6  # over all layers, to and fro
@@ -57,22 +58,27 @@ class Page:
 
 def draw(plan: Plan) -> Drawing:
     """Return a plan's rules as boxes, sources apart."""
+    return drawn((Box(tuple(v.rule.outputs.values()), v.rule.recipe.name, v.listed), read(v.rule)) for v in plan.verdicts)
+
+
+def read(rule: Rule) -> list[str]:
+    """Return the paths that a rule reads."""
+    return [source.path for group in rule.reads for source in group]
+
+
+def drawn(parts: Iterable[tuple[Box, Sequence[str]]]) -> Drawing:
+    """Return boxes, each given with the paths that it reads, and a box for each source; what is read comes first."""
     boxes: list[Box] = []
     arrows: dict[tuple[int, int], None] = {}
-    numbers: dict[object, int] = {}
-    for verdict in plan.verdicts:
-        rule = verdict.rule
-        read = [source for group in rule.reads for source in group]
-        for source in read:
-            if source.target is None and source.path not in numbers:
-                numbers[source.path] = len(boxes)
-                boxes.append(Box((source.path,), "", "source"))
-        numbers[rule] = len(boxes)
-        boxes.append(Box(tuple(rule.outputs.values()), rule.recipe.name, verdict.listed))
-        for source in read:
-            before = numbers.get(source.path if source.target is None else source.target.rule)
-            if before is not None:
-                arrows[before, numbers[rule]] = None
+    numbers: dict[str, int] = {}
+    for box, reads in parts:
+        for path in reads:
+            if path not in numbers:
+                numbers[path] = len(boxes)
+                boxes.append(Box((path,), "", "source"))
+        arrows.update({(numbers[path], len(boxes)): None for path in reads})
+        numbers.update(dict.fromkeys(box.lines, len(boxes)))
+        boxes.append(box)
     return Drawing(boxes, list(arrows))
 
 

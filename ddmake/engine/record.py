@@ -14,6 +14,7 @@ from ddmake.ddfile.specs import LLM, MODELS
 from ddmake.ddfile.target import ModelName, Source
 from ddmake.ddfile.workflow import Workflow
 from ddmake.engine import hub
+from ddmake.engine.hardware import hardware
 from ddmake.engine.plan import Planner
 from ddmake.engine.verdicts import Verdict
 
@@ -34,6 +35,7 @@ def record_of(flow: Workflow, rule: Rule, planner: Planner, verdict: Verdict, st
         "cpu_seconds": round(sum(s.ru_utime + s.ru_stime for s in spent), 3),
         "environment": {"python": platform.python_version(), "interpreter": platform.python_implementation(),
                         "system": platform.system(), "machine": platform.machine(), "cpus": os.cpu_count()},
+        "hardware": hardware(),
         "packages": _packages(),
     }
 

@@ -43,6 +43,28 @@ def connect(path: Path, migrations: Sequence[Migration], synchronous: str) -> sq
     return connection
 
 
+def connect_to_read(path: Path, migrations: Sequence[Migration]) -> sqlite3.Connection:
+    """Open a database that others may have written: to be read as it lies there, its schema not trusted.
+
+    Raises DdmakeError for one that can't be read, and for one that isn't of this ddmake's form.
+    """
+    try:
+        found = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+        found.execute("PRAGMA trusted_schema=OFF")
+        version = _version(found)
+    except sqlite3.OperationalError as error:
+        as_it_lies = _to_read(path, migrations)
+        if as_it_lies is None:
+            raise DdmakeError(f"{path}: {told(error)}") from None
+        return as_it_lies
+    except sqlite3.DatabaseError as error:
+        raise DdmakeError(f"{path}: {told(error)}") from None
+    if version != len(migrations):
+        remedy = "Upgrade with: pip install -U ddmake" if version > len(migrations) else "Run ddmake -n there once."
+        raise DdmakeError(f"{path} was written by {'a newer' if version > len(migrations) else 'an older'} ddmake. {remedy}")
+    return found
+
+
 def _to_read(path: Path, migrations: Sequence[Migration]) -> sqlite3.Connection | None:
     """Open a database on a full disk, or one that mayn't be written, as it lies there.
 

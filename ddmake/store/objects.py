@@ -66,9 +66,13 @@ class Objects:
         """Tell whether a kept file is what it was, by reading it."""
         return hashes.of_file(Path(self._path(sha))) == sha
 
+    def place(self, sha: str) -> Path:
+        """Return where a kept file lies, or would."""
+        return Path(self._path(sha))
+
     def drop(self, sha: str) -> None:
         """Keep a file no longer."""
-        Path(self._path(sha)).unlink(missing_ok=True)
+        self.place(sha).unlink(missing_ok=True)
 
     def _path(self, sha: str) -> str:
         return f"{self._folder}{sha[:2]}/{sha[2:]}"

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from ddmake.errors import DdmakeError
 from ddmake.fingerprint import hashes
-from ddmake.store import failed
-from ddmake.store.database import Transaction, connect
+from ddmake.store import failed, said
+from ddmake.store.database import Transaction, connect, connect_to_read
 from ddmake.store.files import Manifest
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def m003_light_traces(db: "Database") -> None:
     for number, key, fingerprint, made, text in old:
         record = json.loads(text)
         outputs = json.dumps(record.pop("outputs"), ensure_ascii=False)
-        _insert(db.conn, number, key, key, 0, fingerprint, made, outputs, json.dumps(record, ensure_ascii=False))
+        insert(db.conn, number, key, key, 0, fingerprint, made, outputs, json.dumps(record, ensure_ascii=False))
     db.execute("INSERT INTO placed_before (path, trace, output, at) SELECT path, trace, output, made FROM placed "
                "JOIN traces ON traces.id = placed.trace")
 
@@ -66,7 +66,7 @@ def m004_folders_of_runs(db: "Database") -> None:
     db["runs"].add_column("folder", str, not_null_default="")
 
 
-MIGRATIONS = (m001_traces, m002_placing, m003_light_traces, m004_folders_of_runs, failed.m005_failed_rows)
+MIGRATIONS = (m001_traces, m002_placing, m003_light_traces, m004_folders_of_runs, failed.m005_failed_rows, said.m006_said)
 
 KNOWN = 10_000  # traces that a process keeps in mind
 LIGHT = "traces.id, key, base, epoch, fingerprint, made, outputs, checksum"
@@ -80,8 +80,9 @@ def _checksum(*told: Any) -> str:
     return hashlib.blake2b("\0".join(map(str, told)).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
-def _insert(db: sqlite3.Connection, number: int | None, key: str, base: str, epoch: int, fingerprint: str, made: str,
-            outputs: str, record: str) -> int:
+def insert(db: sqlite3.Connection, number: int | None, key: str, base: str, epoch: int, fingerprint: str, made: str,
+           outputs: str, record: str) -> int:
+    """Write a trace under a number, or the next one, and return that; part of the caller's transaction."""
     told = (key, base, epoch, fingerprint, made, outputs)
     new = db.execute(NEW_TRACE, (number, *told, _checksum(*told))).lastrowid or 0
     db.execute("INSERT INTO records (trace, record, checksum) VALUES (?, ?, ?)", (new, record, _checksum(new, record)))
@@ -136,10 +137,12 @@ class RunNote:
 
 
 class Traces:
-    """The traces of one project, in `.ddmake/traces.db`."""
+    """The traces of one project, in `.ddmake/traces.db`; those of others are opened `to_read`."""
 
-    def __init__(self, folder: Path):
-        self.db: sqlite3.Connection = connect(folder / "traces.db", MIGRATIONS, synchronous="NORMAL")
+    def __init__(self, folder: Path, to_read: bool = False):
+        file = folder / "traces.db"
+        self.db: sqlite3.Connection = (
+            connect_to_read(file, MIGRATIONS) if to_read else connect(file, MIGRATIONS, synchronous="NORMAL"))
         self.damaged: set[int] = set()  # numbers of rows that were left out
         self._known: dict[int, Trace] = {}  # the last traces that were read by their number; a trace never changes
 
@@ -148,6 +151,10 @@ class Traces:
         what = ("FROM traces LEFT JOIN placed_before ON placed_before.trace = traces.id AND placed_before.path = ? "
                 "WHERE key = ? ORDER BY placed_before.id DESC, traces.id DESC")
         return next(self._read(what, (path, key)), None)
+
+    def with_key(self, key: str) -> Iterator[Trace]:
+        """Yield the sound traces with a key, oldest first."""
+        return self._read("FROM traces WHERE key = ? ORDER BY id", (key,))
 
     def by_base(self, base: str) -> Trace | None:
         """Return the newest sound trace of a recipe on these inputs, whatever its sample epoch."""
@@ -231,7 +238,7 @@ class Traces:
         record_text = json.dumps(record, ensure_ascii=False)
         self.db.execute("PRAGMA synchronous=FULL")
         with self.transaction():
-            number = _insert(self.db, None, key, base, epoch, fingerprint, now, told, record_text)
+            number = insert(self.db, None, key, base, epoch, fingerprint, now, told, record_text)
             self.db.executemany("INSERT OR IGNORE INTO texts (sha, text) VALUES (?, ?)", texts.items())
             failed.keep(self.db, number, failures)
             self._intend(number, paths)

@@ -1,15 +1,16 @@
 """A drawing as SVG, complete in itself: text, shapes, and colours for light and dark pages."""
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from xml.sax.saxutils import escape
 
-from ddmake.cli.show import shortened
 from ddmake.engine.drawing import Box, Drawing, Spot, lay_out
+from ddmake.report.words import shortened
 
 FONT = 12.0
 LINE = 17.0  # points from one line of text to the next
 PAD_X, PAD_Y, MARGIN = 12.0, 9.0, 18.0
+LEAST = 0.7  # of its size that a drawing has in a narrow page
 MOST = 44  # characters of a line; a longer path loses its middle
 
 STYLE = """
@@ -26,20 +27,31 @@ CLASSES = {"make": "stale", "maybe": "stale", "restore": "stale", "adopt": "stal
 
 def svg(drawing: Drawing) -> str:
     """Return a drawing as the text of an SVG file."""
+    return "\n".join(_lines(drawing, STYLE, {}))
+
+
+def inline(drawing: Drawing, links: Mapping[str, str]) -> str:
+    """Return a drawing as a part of a page, which brings colours and may shrink it; `links` are boxes' places by first path."""
+    return "\n".join(_lines(drawing, "", links))
+
+
+def _lines(drawing: Drawing, style: str, links: Mapping[str, str]) -> Iterator[str]:
     page = lay_out(drawing, [_size(box) for box in drawing.boxes])
     width, height = page.width + 2 * MARGIN, page.height + 2 * MARGIN
-    return "\n".join([
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
-        f'viewBox="{-MARGIN:.0f} {-MARGIN:.0f} {width:.0f} {height:.0f}" '
-        f'font-family="system-ui, -apple-system, \'Segoe UI\', \'DejaVu Sans\', sans-serif" font-size="{FONT:.0f}">',
-        f"<style>{STYLE}</style>",
-        '<marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
-        '<path class="tip" d="M0 0.8L8 4L0 7.2z"/></marker>',
-        f'<rect class="page" x="{-MARGIN:.0f}" y="{-MARGIN:.0f}" width="{width:.0f}" height="{height:.0f}"/>',
-        *(_arrow(spots) for spots in page.arrows),
-        *(line for box, spot in zip(drawing.boxes, page.boxes) for line in _box(box, spot)),
-        "</svg>",
-    ])
+    yield (f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
+           f'viewBox="{-MARGIN:.0f} {-MARGIN:.0f} {width:.0f} {height:.0f}" '
+           f'style="min-width:{width * LEAST:.0f}px" '
+           f'font-family="system-ui, -apple-system, \'Segoe UI\', \'DejaVu Sans\', sans-serif" font-size="{FONT:.0f}">')
+    if style:
+        yield f"<style>{style}</style>"
+    yield ('<marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+           '<path class="tip" d="M0 0.8L8 4L0 7.2z"/></marker>')
+    yield f'<rect class="page" x="{-MARGIN:.0f}" y="{-MARGIN:.0f}" width="{width:.0f}" height="{height:.0f}"/>'
+    yield from (_arrow(spots) for spots in page.arrows)
+    for box, spot in zip(drawing.boxes, page.boxes):
+        link = links.get(box.lines[0])
+        yield from _box(box, spot) if link is None else (f'<a href="{_text(link)}">', *_box(box, spot), "</a>")
+    yield "</svg>"
 
 
 def _size(box: Box) -> tuple[float, float]:
@@ -62,7 +74,7 @@ def _box(box: Box, spot: Spot) -> Iterator[str]:
 
 def _note(box: Box) -> str:
     """Return what stands below a box's paths: its recipe, and its verdict where it isn't up to date."""
-    return box.note if box.word in ("fresh", "source") else f"{box.note} · {box.word}"
+    return box.note if box.word in ("", "fresh", "source") else f"{box.note} · {box.word}"
 
 
 def _arrow(spots: list[Spot]) -> str:
