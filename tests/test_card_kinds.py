@@ -10,6 +10,8 @@ import pytest
 from conftest import Project
 from test_hosted import KEY, Tuning
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(__file__).parent
 SCHEMA = TESTS.parent / "docs" / "card.schema.json"
 BASES = """

@@ -11,7 +11,8 @@ from ddmake.store.files import Manifest
 Digest = dict[str, Any]  # {"kind", "sha"}, and for a dataset "rows" and "columns": {name: {"type", "hash"}}
 
 # Of a model folder, what says how it came about and not what it is.
-NO_MEANING = {"README.md", "training_args.bin", "metrics.json", "samples.jsonl", "trainer_state.json", "log.txt", ".gitattributes"}
+NO_MEANING = {"README.md", "training_args.bin", "metrics.json", "samples.jsonl", "trainer_state.json", "log.txt",
+              ".gitattributes"}
 WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 CONFIGS = {"config.json", "generation_config.json", "adapter_config.json", "tokenizer_config.json", "special_tokens_map.json"}
 VERSION_FIELDS = {"transformers_version", "_name_or_path", "peft_version", "auto_mapping", "is_local"}
