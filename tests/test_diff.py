@@ -53,8 +53,7 @@ def told(here, *words):
 def test_equal_ones_say_so(sides):
     here, _ = sides
     result = here.run("diff", "../there")
-    assert result.code == 0 and "The same as ../there: 4 targets with equal fingerprints and equal data. Fingerprint of all: " \
-        in result.output
+    assert result.code == 0 and "The same as ../there: 4 targets with equal fingerprints and equal data." in result.output
 
 
 CHANGES = {  # what is changed there -> what is told of each target

@@ -10,7 +10,7 @@ import click
 from ddmake.cli.show import count, table
 from ddmake.cli.terminal import printable
 from ddmake.errors import DdfileError, did_you_mean
-from ddmake.sharing.comparing import Difference, Side, compare, read
+from ddmake.sharing.comparing import Difference, compare, read
 
 
 def diff(file: Path, other: Path, names: Sequence[str], as_json: bool) -> int:
@@ -22,7 +22,7 @@ def diff(file: Path, other: Path, names: Sequence[str], as_json: bool) -> int:
             raise DdfileError(f"Neither side has a result at {name!r}.{did_you_mean(name, [one.path for one in found])}")
     chosen = [one for one in found if not names or any(_is_in(one.path, name) for name in names)]
     unlike = [one for one in chosen if one.word != "same"]
-    click.echo(_json(chosen, here, there) if as_json else "\n".join(_lines(chosen, unlike, here, other)))
+    click.echo(_json(chosen) if as_json else "\n".join(_lines(chosen, unlike, other)))
     return 1 if unlike else 0
 
 
@@ -31,11 +31,10 @@ def _is_in(path: str, name: str) -> bool:
     return path == plain or path.startswith(f"{plain}/")
 
 
-def _lines(chosen: Sequence[Difference], unlike: Sequence[Difference], here: Side, other: Path) -> Iterator[str]:
+def _lines(chosen: Sequence[Difference], unlike: Sequence[Difference], other: Path) -> Iterator[str]:
     """Yield a line for each result that differs, what differs in it below, and how many don't."""
     if not unlike:
-        whole = f" Fingerprint of all: {here.fingerprint}" if len(chosen) == len(here.results) else ""
-        yield f"The same as {other}: {count(len(chosen), 'targets')} with equal fingerprints and equal data.{whole}"
+        yield f"The same as {other}: {count(len(chosen), 'targets')} with equal fingerprints and equal data."
         return
     yield f"- {other}  + here"
     rows = [(one.word, printable(one.path), printable(_told(one))) for one in unlike]
@@ -58,6 +57,5 @@ def _counted(chosen: Sequence[Difference]) -> str:
     return f"{told}; {data} more {'have' if data > 1 else 'has'} an equal fingerprint and other data." if data else f"{told}."
 
 
-def _json(chosen: Sequence[Difference], here: Side, there: Side) -> str:
-    found = {"here": here.fingerprint, "there": there.fingerprint, "targets": [asdict(one) for one in chosen]}
-    return json.dumps(found, indent=2, ensure_ascii=False)
+def _json(chosen: Sequence[Difference]) -> str:
+    return json.dumps({"targets": [asdict(one) for one in chosen]}, indent=2, ensure_ascii=False)

@@ -13,7 +13,6 @@ from typing import Any, Literal
 from ddmake.engine.changes import Change, Finder, changes
 from ddmake.engine.ingredients import Ingredients
 from ddmake.errors import DdmakeError
-from ddmake.fingerprint import hashes
 from ddmake.sharing import bundle as bundles
 from ddmake.sharing.bundle import RECORDS
 from ddmake.sharing.unpacking import check_records
@@ -40,11 +39,6 @@ class Side:
 
     results: dict[str, Result]
     texts: Mapping[str, str]
-
-    @property
-    def fingerprint(self) -> str:
-        """Return the fingerprint of all results together."""
-        return hashes.of_value(sorted((path, one.fingerprint) for path, one in self.results.items()))
 
 
 @dataclass(frozen=True)
