@@ -14,6 +14,7 @@ from ddmake.ddfile.asking import Tuning
 from ddmake.ddfile.inputs import TUNED, Free, Parts, Progress, Prompt
 from ddmake.ddfile.specs import LLM
 from ddmake.errors import DdfileError, DdmakeError, did_you_mean
+from ddmake.rules.chats import chat
 from ddmake.rules.columns import need as need_column
 from ddmake.rules.learning import Arguments, Inputs, check, columns_of, named_parts
 
@@ -115,8 +116,10 @@ class Learned:
     def line(self, row: Row) -> dict[str, Any]:
         """Return a row as the service takes it."""
         if self.messages:
-            return {"messages": _plain(row[self.messages])}
-        turns = _plain(self.prompt.messages(**row)) if self.prompt else [_turn("user", self._text(row, "prompt"))]
+            turns = chat(row[self.messages], f"finetune_hosted: column {self.messages!r}")
+            return {"messages": [{name: value for name, value in turn.items() if value is not None} for turn in turns]}
+        asked = self.prompt.messages(**row) if self.prompt else [_turn("user", self._text(row, "prompt"))]
+        turns = [dict(turn) for turn in asked]
         answers = [_turn("assistant", self._text(row, name)) for name in self.texts]
         if self.dpo:
             return {"input": {"messages": turns}, "preferred_output": answers[:1], "non_preferred_output": answers[1:]}
@@ -138,7 +141,3 @@ class Learned:
 
 def _turn(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
-
-
-def _plain(turns: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    return [_turn(turn["role"], turn["content"]) for turn in turns]
