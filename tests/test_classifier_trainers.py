@@ -4,9 +4,6 @@
 """
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,35 +13,17 @@ import torch
 from classifier_runs import GROUPS, KILLED, LABELS, labelled, mixed, preferred, related
 from conftest import Project
 from torch.nn import functional
+from trained import log, metrics, train_all, without_clock
 
 from ddmake.backends.embedders import folder_sha
 
 pytestmark = pytest.mark.slow
 
-HERE = Path(__file__).parent
-
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Train all models, in a process of their own."""
-    folder = tmp_path_factory.mktemp("classifiers")
-    paths = [str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(paths)}
-    subprocess.run([sys.executable, HERE / "classifier_runs.py", folder], env=env, check=True, capture_output=True)
-    return folder
-
-
-def log(runs: Path, name: str) -> str:
-    return (runs / f"{name}.log").read_text()
-
-
-def metrics(runs: Path, name: str) -> dict:
-    assert (runs / f"{name}.status").read_text() == "0", log(runs, name)
-    return json.loads((runs / name / "metrics.json").read_text())
-
-
-def without_clock(found: dict) -> dict:
-    return {name: value for name, value in found.items() if name != "runtime_s"}
+    return train_all("classifier_runs.py", tmp_path_factory.mktemp("classifiers"))
 
 
 @pytest.mark.parametrize("kind", KILLED)

@@ -4,9 +4,6 @@
 """
 
 import json
-import os
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -14,31 +11,17 @@ import pytest
 import small_models
 import torch
 from conftest import Project
+from trained import log, metrics, train_all
 
 from ddmake.backends.models import files_sha
 
 pytestmark = pytest.mark.slow
 
-HERE = Path(__file__).parent
-
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Train all models, in a process of their own."""
-    folder = tmp_path_factory.mktemp("distilled")
-    paths = [str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(paths)}
-    subprocess.run([sys.executable, HERE / "distill_runs.py", folder], env=env, check=True, capture_output=True)
-    return folder
-
-
-def log(runs: Path, name: str) -> str:
-    return (runs / f"{name}.log").read_text()
-
-
-def metrics(runs: Path, name: str) -> dict:
-    assert (runs / f"{name}.status").read_text() == "0", log(runs, name)
-    return json.loads((runs / name / "metrics.json").read_text())
+    return train_all("distill_runs.py", tmp_path_factory.mktemp("distilled"))
 
 
 def test_killed_run_ends_in_the_same_weights_and_curves(runs):

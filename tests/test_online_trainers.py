@@ -8,8 +8,6 @@ import math
 import os
 import random
 import re
-import subprocess
-import sys
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -19,31 +17,17 @@ from conftest import Project
 from online_runs import KILLED_AT, KINDS, PPO, SEEDS, questions, vowels
 from preference_runs import pairs
 from scipy.stats import ttest_1samp, ttest_ind
+from trained import log, metrics, train_all
 
 from ddmake.backends.models import files_sha
 
 pytestmark = pytest.mark.slow
 
-HERE = Path(__file__).parent
-
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Train all models, in a process of their own."""
-    folder = tmp_path_factory.mktemp("online")
-    paths = [str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(paths)}
-    subprocess.run([sys.executable, HERE / "online_runs.py", folder], env=env, check=True, capture_output=True)
-    return folder
-
-
-def log(runs: Path, name: str) -> str:
-    return (runs / f"{name}.log").read_text()
-
-
-def metrics(runs: Path, name: str) -> dict:
-    assert (runs / f"{name}.status").read_text() == "0", log(runs, name)
-    return json.loads((runs / name / "metrics.json").read_text())
+    return train_all("online_runs.py", tmp_path_factory.mktemp("online"))
 
 
 def values(curve: list[list[float]]) -> list[float]:

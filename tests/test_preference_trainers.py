@@ -5,10 +5,7 @@
 
 import json
 import math
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +13,7 @@ import torch
 from conftest import Project
 from preference_runs import KILLED_AT, KINDS, pairs
 from torch.nn import functional
+from trained import log, metrics, train_all, without_clock
 from transformers import GPT2Config, LlamaConfig, OPTConfig
 
 from ddmake.backends.models import files_sha
@@ -23,31 +21,13 @@ from ddmake.rules.aligning import LOSSES
 
 pytestmark = pytest.mark.slow
 
-HERE = Path(__file__).parent
 WRITERS = ("dpo", "kto", "orpo")
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Train all models, in a process of their own."""
-    folder = tmp_path_factory.mktemp("preferences")
-    paths = [str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(paths)}
-    subprocess.run([sys.executable, HERE / "preference_runs.py", folder], env=env, check=True, capture_output=True)
-    return folder
-
-
-def log(runs: Path, name: str) -> str:
-    return (runs / f"{name}.log").read_text()
-
-
-def metrics(runs: Path, name: str) -> dict:
-    assert (runs / f"{name}.status").read_text() == "0", log(runs, name)
-    return json.loads((runs / name / "metrics.json").read_text())
-
-
-def without_clock(found: dict) -> dict:
-    return {name: value for name, value in found.items() if name != "runtime_s"}
+    return train_all("preference_runs.py", tmp_path_factory.mktemp("preferences"))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -4,9 +4,6 @@
 """
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import psutil
@@ -17,13 +14,13 @@ from conftest import Project
 from process_runs import KINDS
 from safetensors.torch import load_file
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
+from trained import log, metrics, train_all
 
 from ddmake.backends.models import files_sha
 from ddmake.trainers import ranks
 
 pytestmark = pytest.mark.slow
 
-HERE = Path(__file__).parent
 DDFILE = """
 cfg = config(processes=1)
 first, second = "red green blue cat dog bird tree stone".split(), "sky sea sun moon".split()
@@ -41,20 +38,7 @@ train_embedder("models/triplets", parts, base="./bert", anchor="ask", positive="
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Train all models, in a process of their own."""
-    folder = tmp_path_factory.mktemp("processes")
-    paths = [str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(paths)}
-    subprocess.run([sys.executable, HERE / "process_runs.py", folder], env=env, check=True, capture_output=True)
-    return folder
-
-
-def log(runs: Path, name: str) -> str:
-    return (runs / f"{name}.log").read_text()
-
-
-def metrics(runs: Path, name: str) -> dict:
-    assert (runs / f"{name}.status").read_text() == "0", log(runs, name)
-    return json.loads((runs / name / "metrics.json").read_text())
+    return train_all("process_runs.py", tmp_path_factory.mktemp("processes"))
 
 
 def processes(runs: Path, name: str) -> int:

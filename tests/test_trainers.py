@@ -4,48 +4,32 @@
 """
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 import torch
+from trained import log, train_all, without_clock
 from training_runs import KILLED_AT
 
 from ddmake.backends.models import files_sha
 
 pytestmark = pytest.mark.slow
 
-HERE = Path(__file__).parent
-
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Train all models, in a process of their own."""
-    folder = tmp_path_factory.mktemp("training")
-    paths = [str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(paths)}
-    subprocess.run([sys.executable, HERE / "training_runs.py", folder], env=env, check=True, capture_output=True)
-    return folder
+    return train_all("training_runs.py", tmp_path_factory.mktemp("training"))
 
 
 def status(runs: Path, name: str) -> int:
     return int((runs / f"{name}.status").read_text())
 
 
-def log(runs: Path, name: str) -> str:
-    return (runs / f"{name}.log").read_text()
-
-
 def metrics(runs: Path, name: str) -> dict:
     assert status(runs, name) == 0, log(runs, name)
     return json.loads((runs / name / "metrics.json").read_text())
-
-
-def without_clock(found: dict) -> dict:
-    return {name: value for name, value in found.items() if name != "runtime_s"}
 
 
 @pytest.mark.parametrize("kind", ["causal", "seq2seq"])

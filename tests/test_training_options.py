@@ -5,8 +5,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,37 +13,20 @@ import torch
 from conftest import Project
 from option_runs import KILLED_AT, ROWS, TURNED
 from safetensors.torch import load_file
+from trained import log, metrics, train_all, without_clock
 
 from ddmake.backends.models import files_sha
 from ddmake.trainers.checkpoints import BEST
 
 pytestmark = pytest.mark.slow
 
-HERE = Path(__file__).parent
 rounded = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes isn't installed")
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Train all models, in a process of their own."""
-    folder = tmp_path_factory.mktemp("options")
-    paths = [str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(paths)}
-    subprocess.run([sys.executable, HERE / "option_runs.py", folder], env=env, check=True, capture_output=True)
-    return folder
-
-
-def log(runs: Path, name: str) -> str:
-    return (runs / f"{name}.log").read_text()
-
-
-def metrics(runs: Path, name: str) -> dict:
-    assert (runs / f"{name}.status").read_text() == "0", log(runs, name)
-    return json.loads((runs / name / "metrics.json").read_text())
-
-
-def without_clock(found: dict) -> dict:
-    return {name: value for name, value in found.items() if name != "runtime_s"}
+    return train_all("option_runs.py", tmp_path_factory.mktemp("options"))
 
 
 def evaluated(runs: Path, name: str) -> dict[int, float]:
