@@ -63,6 +63,14 @@ def test_code_is_told_the_same_in_whatever_order_it_is_asked_for(loaded):
     assert set(there.of(names["c"], "c")[1]) == {"function in make", "shared"}
 
 
+def test_a_recipe_that_code_reads_is_told_the_same_before_and_after_it_is_used(project):
+    project.ddfile("@step('data/a')\ndef a():\n    return [{'x': str(json)}]\n")
+    first = project.run("list", "--json", "--fingerprints").output
+    from ddmake.rules import json as recipe
+    assert recipe.signature.parameters and recipe.shape  # both remember themselves in the recipe
+    assert project.run("list", "--json", "--fingerprints").output == first
+
+
 def test_a_function_is_walked_once(loaded):
     a, one = loaded(THREE)["a"], codes()
     assert one.of(a, "a")[1] is one.of(a, "a")[1]

@@ -9,6 +9,7 @@ import dataclasses
 import enum
 import functools
 import hashlib
+import inspect
 import os
 import re
 import types
@@ -167,7 +168,7 @@ def _object(value: Any, name: str, again: Callable[..., Any], special: Special) 
         return told if type(value).__name__ == "ndarray" or not value.shape else NotImplemented
     if _hides(value, special) if users else not dataclasses.is_dataclass(value) and type(value) is not types.SimpleNamespace:
         return NotImplemented
-    held = dict(getattr(value, "__dict__", {}))
+    held = {key: item for key, item in getattr(value, "__dict__", {}).items() if users or not _cached(type(value), key)}
     slots = [slot for cls in type(value).__mro__ for slot in _slots(cls) if hasattr(value, slot)]
     held.update({slot: getattr(value, slot) for slot in slots})
     base = next((base for base in CONTAINERS if isinstance(value, base)), None)
@@ -182,6 +183,11 @@ def _hides(value: Any, special: Special) -> bool:
     """Tell whether a package's class, which the user's one builds on, keeps what it holds out of sight."""
     mine = [cls for cls in type(value).__mro__ if special(cls) is NotImplemented and cls is not object]
     return any("__reduce__" in vars(cls) and not issubclass(cls, (*CONTAINERS, BaseException)) for cls in mine)
+
+
+def _cached(cls: type, name: str) -> bool:
+    """Tell whether an attribute is what a package's cached_property remembers: it's there only once somebody has asked."""
+    return isinstance(inspect.getattr_static(cls, name, None), functools.cached_property)
 
 
 def _plain(base: type, value: Any) -> Any:
