@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ddmake.backends.base import Answer, Request
 from ddmake.calls.batchbook import m004_batches
 from ddmake.errors import DdmakeError
-from ddmake.store.database import connect, told
+from ddmake.store.database import connect, connect_to_read, told
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -88,11 +88,17 @@ NOBODY = Payer()
 
 
 class Calls:
-    """The finished calls of a project, in `.ddmake/calls.db`. `committed` is told keys once they are on disk."""
+    """The finished calls of a project, in `.ddmake/calls.db`. `committed` is told keys once they are on disk.
 
-    def __init__(self, folder: Path, committed: Callable[[list[bytes]], None] = lambda keys: None):
+    Those of a job apart are in a folder of its own; the project's are read from `behind`.
+    """
+
+    def __init__(self, folder: Path, committed: Callable[[list[bytes]], None] = lambda keys: None, behind: Path | None = None):
         self.path, self.committed = folder / FILE, committed
         self.db = connect(self.path, MIGRATIONS, synchronous="NORMAL")
+        self._read = [self.db]
+        if behind is not None and (behind / FILE).exists():
+            self._read.append(connect_to_read(behind / FILE, MIGRATIONS))
         self.writing = threading.Lock()  # held by who writes: SQLite's own waiting is coarse
         self._waiting: queue.SimpleQueue[tuple | None] = queue.SimpleQueue()
         self._failed: Exception | None = None
@@ -132,7 +138,8 @@ class Calls:
         if self._writer is not None:
             self._waiting.put(None)
             self._writer.join()
-        self.db.close()
+        for db in self._read:
+            db.close()
         if self._failed:
             raise self.told(self._failed)
 
@@ -141,13 +148,14 @@ class Calls:
         return DdmakeError(f"{self.path}: {told(error)}")
 
     def _look_up(self, keys: list[bytes]) -> Iterator[tuple[bytes, Answer]]:
-        """Yield the sound answers to so many keys; a damaged one is thrown away."""
+        """Yield the sound answers to so many keys, one's own last; a damaged one is thrown away."""
         marks = ",".join("?" * len(keys))
-        for *row, sign in self.db.execute(f"SELECT {SIGNED}, checksum FROM calls WHERE key IN ({marks})", keys).fetchall():
-            if checksum(row) == sign:
-                yield row[0], _answer(*row[1:])
-            else:
-                self.db.execute("DELETE FROM calls WHERE key = ?", (row[0],))
+        for db in reversed(self._read):
+            for *row, sign in db.execute(f"SELECT {SIGNED}, checksum FROM calls WHERE key IN ({marks})", keys).fetchall():
+                if checksum(row) == sign:
+                    yield row[0], _answer(*row[1:])
+                elif db is self.db:
+                    db.execute("DELETE FROM calls WHERE key = ?", (row[0],))
 
     def _write(self) -> None:
         """Commit answers as they come; what goes wrong is told by the next `put`, or by `close`."""
@@ -167,7 +175,7 @@ class Calls:
                     keys = [row[0] for _, row in rows]
                     with self.writing:
                         db.execute("BEGIN IMMEDIATE")
-                        _put_aside(db, [row[0] for anew, row in rows if anew])
+                        put_aside(db, [row[0] for anew, row in rows if anew])
                         db.executemany(f"INSERT OR IGNORE INTO calls ({COLUMNS}) VALUES ({marks})", [row for _, row in rows])
                         db.executemany("DELETE FROM claims WHERE key = ?", [(key,) for key in keys])
                         db.execute("COMMIT")
@@ -189,7 +197,7 @@ class Calls:
         return rows, True
 
 
-def _put_aside(db: sqlite3.Connection, keys: list[bytes]) -> None:
+def put_aside(db: sqlite3.Connection, keys: list[bytes]) -> None:
     """Take the answers that were asked for anew out of the way: under keys that nobody asks for, since they were paid."""
     for key in keys:
         row = db.execute(f"SELECT {SIGNED} FROM calls WHERE key = ?", (key,)).fetchone()

@@ -23,7 +23,7 @@ from ddmake.calls.client import Remote, Wanted
 from ddmake.calls.model import Usage
 from ddmake.ddfile.specs import Embedder
 from ddmake.errors import DdmakeError
-from ddmake.store.database import Transaction, connect, told
+from ddmake.store.database import Transaction, connect, connect_to_read, told
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,12 +58,21 @@ def m001_vectors(db: "Database") -> None:
     db["vectors"].create_index(["key"], unique=True)
 
 
-class Vectors:
-    """The vectors of a project, each under its own key; one whose checksum doesn't fit is made anew."""
+MIGRATIONS = (m001_vectors,)
 
-    def __init__(self, folder: Path):
+
+class Vectors:
+    """The vectors of a project, each under its own key; one whose checksum doesn't fit is made anew.
+
+    Those of a job apart are in a folder of its own; the project's are read from `behind`.
+    """
+
+    def __init__(self, folder: Path, behind: Path | None = None):
         self.path = folder / FILE
-        self.db = connect(self.path, (m001_vectors,), synchronous="NORMAL")
+        self.db = connect(self.path, MIGRATIONS, synchronous="NORMAL")
+        self._read = [self.db]
+        if behind is not None and (behind / FILE).exists():
+            self._read.insert(0, connect_to_read(behind / FILE, MIGRATIONS))
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """Return the vectors that are known, by key."""
@@ -72,8 +81,9 @@ class Vectors:
             for at in range(0, len(keys), LOOK_UP):
                 some = keys[at:at + LOOK_UP]
                 marks = ",".join("?" * len(some))
-                rows = self.db.execute(f"SELECT key, vector, checksum FROM vectors WHERE key IN ({marks})", some)
-                found.update((key, vector) for key, vector, sign in rows if checksum(key, vector) == sign)
+                for db in self._read:
+                    rows = db.execute(f"SELECT key, vector, checksum FROM vectors WHERE key IN ({marks})", some)
+                    found.update((key, vector) for key, vector, sign in rows if checksum(key, vector) == sign)
         except sqlite3.Error as error:
             raise DdmakeError(f"{self.path}: {told(error)}") from None
         return found
@@ -98,8 +108,9 @@ class Vectors:
             yield
 
     def close(self) -> None:
-        """Close the database."""
-        self.db.close()
+        """Close the databases."""
+        for db in self._read:
+            db.close()
 
 
 def checksum(key: bytes, vector: bytes) -> bytes:

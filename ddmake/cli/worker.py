@@ -11,7 +11,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -108,7 +108,7 @@ class Workshop:
         An earlier job may have changed something in memory that a later one reads: its key then isn't the one that it
         was planned under, and the Ddfile is loaded anew.
         """
-        if self._flow is not None and self._loaded == (job.file, job.given) and self._unchanged(self._flow):
+        if self._flow is not None and self._loaded == (job.file, job.given) and self._unchanged(self._flow, job):
             try:
                 return self._on(self._flow, job, tell)
             except (PlanAgain, DdfileError):
@@ -123,8 +123,10 @@ class Workshop:
         forget_answers()
         rule = flow[job.target].rule
         with _as_new(job) if rule.recipe.kind == "train" else nullcontext():
-            outcome = perform(flow, self._files, self._store(flow), rule, job.order, tell, lambda: self._load(job))
-        return {"word": outcome.word, "trace": outcome.trace.id}
+            outcome = perform(flow, self._files, self._store(flow, job), rule, job.order, tell, lambda: self._load(job))
+        if outcome.made is not None:
+            return {"word": outcome.word, "made": asdict(outcome.made)}
+        return {"word": outcome.word, "trace": outcome.trace.id if outcome.trace else None}
 
     def _load(self, job: Job) -> Workflow:
         """Load the Ddfile as it is on disk."""
@@ -133,20 +135,21 @@ class Workshop:
                 forget(file.parent)
         self._flow = None
         flow = load(job.file, **job.given)
-        self._files, self._path = watched(flow, self._store(flow)), list(sys.path)
+        self._files, self._path = watched(flow, self._store(flow, job)), list(sys.path)
         self._flow, self._loaded = flow, (job.file, job.given)
         return flow
 
-    def _unchanged(self, flow: Workflow) -> bool:
+    def _unchanged(self, flow: Workflow, job: Job) -> bool:
         """Tell whether the files that a workflow was read from are as they were; modules loaded since are no change."""
-        now = watched(flow, self._store(flow))
+        now = watched(flow, self._store(flow, job))
         same = all(now.get(path) == sha for path, sha in self._files.items())
         self._files = now
         return same
 
-    def _store(self, flow: Workflow) -> Store:
+    def _store(self, flow: Workflow, job: Job) -> Store:
+        """Return the project's store; one on another machine than its head's is there to be read."""
         if flow.root not in self._stores:
-            self._stores[flow.root] = open_store(flow.root)
+            self._stores[flow.root] = open_store(flow.root, to_read=job.order.apart is not None)
         return self._stores[flow.root]
 
 

@@ -4,7 +4,7 @@ What lies at an output's path and isn't what the store put there is somebody's w
 """
 
 import os
-from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,25 @@ from ddmake.artifacts.digest import digest
 from ddmake.ddfile.rule import Rule
 from ddmake.engine.verdicts import Verdict
 from ddmake.fingerprint import hashes
-from ddmake.store import Store
-from ddmake.store.failed import Failed
+from ddmake.store import Store, failed
 from ddmake.store.files import Manifest, manifest_of
 from ddmake.store.points import reached
 from ddmake.store.traces import Trace
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a job has made, before it is committed: in plain values, since its head may do that on another machine."""
+
+    key: str
+    base: str  # the key, were the sample epoch 0
+    epoch: int
+    fingerprint: str
+    outputs: dict[str, Any]
+    record: dict[str, Any]
+    texts: dict[str, str]  # of code, by the hashes that stand for them
+    scratch: dict[str, str]  # where each output lies, by name
+    lost: str  # the file that holds the rows without a usable answer
 
 
 def keep(store: Store, scratch: dict[str, Path], rule: Rule) -> dict[str, Any]:
@@ -32,13 +46,12 @@ def keep(store: Store, scratch: dict[str, Path], rule: Rule) -> dict[str, Any]:
     return outputs
 
 
-def commit(store: Store, rule: Rule, verdict: Verdict, base: str, fingerprint: str, outputs: dict[str, Any],
-           record: dict[str, Any], texts: dict[str, str], scratch: dict[str, Path], failures: Iterable[Failed] = ()) -> Trace:
+def commit(store: Store, rule: Rule, made: Made) -> Trace:
     """Record a job that has ended, with the rows that failed, and put its outputs from scratch into place."""
-    trace = store.traces.commit(str(verdict.key), base, verdict.epoch, fingerprint, outputs, record, texts, rule.outputs,
-                                failures)
+    trace = store.traces.commit(made.key, made.base, made.epoch, made.fingerprint, made.outputs, made.record, made.texts,
+                                rule.outputs, failed.rows(Path(made.lost)))
     reached("trace committed")
-    _put(store, rule, trace, scratch)
+    _put(store, rule, trace, {name: Path(place) for name, place in made.scratch.items()})
     return trace
 
 
@@ -65,6 +78,7 @@ def adopt(store: Store, rule: Rule, verdict: Verdict, base: str) -> Trace:
             store.objects.get(verdict.trace.outputs[name]["manifest"], store.root / path)
     outputs = keep(store, {name: store.root / path for name, path in rule.outputs.items()}, rule)
     record = {**verdict.trace.record, "ingredients": verdict.ingredients, "adopted": True}
+    record.pop("rows", None)  # of files, which may have others now
     trace = store.traces.commit(str(verdict.key), base, verdict.epoch, f"adopted {hashes.of_value(outputs)}", outputs, record,
                                 {}, rule.outputs)
     _note(store, rule, trace)

@@ -1,12 +1,11 @@
 """One job, from its command line to its trace. Runs in a process of its own, under the locks of its outputs."""
 
-import fcntl
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,9 @@ from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.target import Source
 from ddmake.ddfile.workflow import Workflow
 from ddmake.engine import commit, recipes, repository
+from ddmake.engine.commit import Made
 from ddmake.engine.ingredients import Reader
+from ddmake.engine.locks import Tell, locked
 from ddmake.engine.opening import Opener, Way
 from ddmake.engine.plan import Planner, digest_of
 from ddmake.engine.record import record_of
@@ -26,15 +27,12 @@ from ddmake.engine.schema import check_opened
 from ddmake.engine.verdicts import Edited, Verdict
 from ddmake.engine.watched import watched
 from ddmake.errors import DdfileError, DdmakeError, PlanAgain
-from ddmake.fingerprint import hashes
-from ddmake.store import Store, failed
+from ddmake.store import Store
 from ddmake.store.objects import Damaged
 from ddmake.store.traces import Trace
 
 FAILED = "failed.jsonl"  # in the scratch folder: rows without a usable answer
-LOOK = 0.05  # seconds between two looks at a lock that somebody else holds
 
-Tell = Callable[[int, int, str], None]
 Reload = Callable[[], Workflow]
 Hashes = Mapping[str, str]  # of files, by path
 
@@ -48,14 +46,19 @@ class Order:
     retry: bool = False  # and send its failed rows again
     caller: str | None = None  # where the run's caller is reached
     edited: Edited = "tell"
+    apart: str | None = None  # the name of this try, on another machine than the head's, which commits what it makes
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended well: "made", "restored", "adopted", or "fresh" where somebody else had done it meanwhile."""
+    """How a job ended well: "made", "restored", "adopted", or "fresh" where somebody else had done it meanwhile.
+
+    It has a trace, or, done apart, what is still to be committed.
+    """
 
     word: str
-    trace: Trace
+    trace: Trace | None = None
+    made: Made | None = None
 
 
 def perform(flow: Workflow, files: Hashes, store: Store, rule: Rule, order: Order, tell: Tell, reload: Reload) -> Outcome:
@@ -64,7 +67,7 @@ def perform(flow: Workflow, files: Hashes, store: Store, rule: Rule, order: Orde
     `files` are those that the workflow was loaded from; `reload` loads it again, as it is on disk when the job is done.
     Raises PlanAgain where the key no longer holds, RecipeFailed where the recipe fails.
     """
-    with locked(store, [*rule.outputs.values(), f"key {order.key}"], tell):
+    with locked(store, names_of(rule, order.key), tell) if order.apart is None else nullcontext():
         planner, verdict = _decide(flow, store, rule, order)
         if verdict.key != order.key:
             raise PlanAgain(f"{rule.label}: the Ddfile, a template or a source changed during the run. Run ddmake again. "
@@ -78,42 +81,31 @@ def perform(flow: Workflow, files: Hashes, store: Store, rule: Rule, order: Orde
         if verdict.word == "restore" and verdict.trace:
             try:
                 commit.restore(store, rule, verdict.trace)
-                stage.remove(store.folder / "scratch" / order.key[:32])  # of a kill after the trace was committed
+                stage.remove(folder_of(store, order.key))  # of a kill after the trace was committed
                 return Outcome("restored", verdict.trace)
             except Damaged as error:
                 print(f"{error}; {rule.label} is made again", flush=True)
-        return Outcome("made", _make(flow, files, store, rule, order, planner, verdict, tell, reload))
+        made = _make(flow, files, store, rule, order, planner, verdict, tell, reload)
+        if order.apart is not None:
+            return Outcome("made", made=made)
+        return Outcome("made", settle(store, rule, made))
 
 
-@contextmanager
-def locked(store: Store, names: Iterable[str], tell: Tell) -> Iterator[None]:
-    """Hold the locks of a job's outputs and of its key, which two rules may share; they go with their holder's process."""
-    folder, held = f"{store.folder}/locks", []
-    os.makedirs(folder, exist_ok=True)
-    try:
-        for name in sorted(names):
-            held.append(os.open(f"{folder}/{hashes.of_value(name)[:32]}.lock", os.O_RDWR | os.O_CREAT, 0o666))
-            _lock(held[-1], tell)
-        yield
-    finally:
-        for lock in held:  # said in so many words, since a process that the recipe left behind may hold the file open
-            fcntl.flock(lock, fcntl.LOCK_UN)
-            os.close(lock)
+def names_of(rule: Rule, key: str) -> list[str]:
+    """Return what a job locks: its outputs, and its key, which two rules may share."""
+    return [*rule.outputs.values(), f"key {key}"]
 
 
-def _lock(file: int, tell: Tell) -> None:
-    """Take a lock, and write to its file by whom it is held. Where somebody else has it, tell who, and wait."""
-    waiting = False
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            if waiting:  # not at the first look: the holder has to write its name, too
-                tell(0, 0, f"waiting for process {os.pread(file, 20, 0).decode().strip()}, which is making it")
-            waiting = True
-            time.sleep(LOOK)
-    os.pwrite(file, b"%-20d" % os.getpid(), 0)
+def folder_of(store: Store, key: str) -> Path:
+    """Return the folder in which a job works."""
+    return store.folder / "scratch" / key[:32]
+
+
+def settle(store: Store, rule: Rule, made: Made) -> Trace:
+    """Commit what a job has made, and clear away the folder that it worked in."""
+    trace = commit.commit(store, rule, made)
+    stage.remove(folder_of(store, made.key))
+    return trace
 
 
 def _decide(flow: Workflow, store: Store, rule: Rule, order: Order) -> tuple[Planner, Verdict]:
@@ -132,29 +124,30 @@ def _decide(flow: Workflow, store: Store, rule: Rule, order: Order) -> tuple[Pla
 
 
 def _make(flow: Workflow, files: Hashes, store: Store, rule: Rule, order: Order, planner: Planner, verdict: Verdict,
-          tell: Tell, reload: Reload) -> Trace:
-    """Run the recipe and commit what it made."""
-    folder = store.folder / "scratch" / str(verdict.key)[:32]
-    scratch = {name: folder / str(i) / os.path.basename(path) for i, (name, path) in enumerate(rule.outputs.items())}
+          tell: Tell, reload: Reload) -> Made:
+    """Run the recipe, and return what it made, ready to be committed."""
+    folder = folder_of(store, order.key)
+    room = folder / order.apart if order.apart else folder  # a try elsewhere that was given up may still write to its own
+    scratch = {name: room / str(i) / os.path.basename(path) for i, (name, path) in enumerate(rule.outputs.items())}
     for place in scratch.values():
         stage.remove(place.parent)  # of a try that failed
         os.makedirs(place.parent)
     started, process = time.time(), os.getpid()
-    way = Way(Manner(verdict.epoch, order.retry), order.caller, folder / FAILED, folder)
-    with _half_goes(folder, scratch):
-        usage, seen = _run(flow, store, rule, scratch, folder / "checkpoints", way, tell)
+    manner = Manner(verdict.epoch, order.retry)
+    way = Way(manner, order.caller, room / FAILED, room, folder if order.apart else None)
+    with _half_goes(room, scratch):
+        usage, seen, counts = _run(flow, store, rule, scratch, folder / "checkpoints", way, tell)
         if os.getpid() != process:
             os._exit(0)  # a recipe forked, and this is its child: what it made is its parent's to commit
         outputs = commit.keep(store, scratch, rule)
     if _changed(flow, files, store, rule, planner):
-        _check_again(reload, store, rule, str(verdict.key))
+        _check_again(reload, store, rule, order.key)
     record = record_of(flow, rule, planner, verdict, started, usage)
-    record |= {"metrics": _metrics(rule, scratch), "git": repository.commit_of(flow.root, files), **_left(seen, outputs)}
+    record |= {"metrics": _metrics(rule, scratch), "git": repository.commit_of(flow.root, files), **_left(seen, outputs),
+               **_counted(counts, outputs)}
     texts, fingerprint = planner.reader.texts(verdict.ingredients or {}), _fingerprint(flow, rule, planner, verdict)
-    lost = failed.rows(folder / FAILED)
-    trace = commit.commit(store, rule, verdict, _base(planner, verdict), fingerprint, outputs, record, texts, scratch, lost)
-    stage.remove(folder)
-    return trace
+    return Made(order.key, _base(planner, verdict), verdict.epoch, fingerprint, outputs, record, texts,
+                {name: str(place) for name, place in scratch.items()}, str(room / FAILED))
 
 
 @contextmanager
@@ -174,8 +167,8 @@ def _half_goes(folder: Path, scratch: dict[str, Path]) -> Iterator[None]:
 
 
 def _run(flow: Workflow, store: Store, rule: Rule, scratch: dict[str, Path], checkpoints: Path, way: Way,
-         tell: Tell) -> tuple[dict[str, Any], Any]:
-    """Run the recipe on its opened inputs, and return what its llms were asked, and its dataset where it is given just one."""
+         tell: Tell) -> tuple[dict[str, Any], Any, dict[str, int]]:
+    """Run the recipe on its opened inputs, and return what its llms were asked, its dataset where it is given just one, and rows."""
     opener = Opener(flow, store, rule, tell, way)
     given = dict(zip(GIVEN, (None, checkpoints, tell)))
     if "checkpoints" in rule.recipe.signature.parameters:
@@ -183,13 +176,13 @@ def _run(flow: Workflow, store: Store, rule: Rule, scratch: dict[str, Path], che
     try:
         opened = opener.given()
         check_opened(rule, opened)
-        recipes.run(rule, opened, given, scratch)
+        counts = recipes.run(rule, opened, given, scratch)
     finally:
         opener.close()
     usage = {name: {**asdict(used), "models": sorted(used.models), **opener.remarks.get(name, {})}
              for name, used in opener.usage.items()}
     given = [opened[name] for name in rule.inputs if hasattr(opened[name], "column_names") and hasattr(opened[name], "__len__")]
-    return usage, given[0] if len(given) == 1 else None
+    return usage, given[0] if len(given) == 1 else None, counts
 
 
 def _left(seen: Any, outputs: Mapping[str, Any]) -> dict[str, int]:
@@ -197,6 +190,12 @@ def _left(seen: Any, outputs: Mapping[str, Any]) -> dict[str, int]:
     made = outputs[""]["digest"] if "" in outputs else {}
     fewer = seen is not None and "rows" in made and made["rows"] < len(seen) and set(seen.column_names) == set(made["columns"])
     return {"of_rows": len(seen)} if fewer else {}
+
+
+def _counted(counts: Mapping[str, int], outputs: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """Return how many rows there are in outputs that are files, whose digests don't tell."""
+    found = {name: count for name, count in counts.items() if "rows" not in outputs[name]["digest"]}
+    return {"rows": found} if found else {}
 
 
 def _metrics(rule: Rule, outputs: dict[str, Path]) -> dict[str, Any]:

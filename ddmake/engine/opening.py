@@ -41,12 +41,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Way:
-    """How a job's llms are asked: in what manner, by the caller at which address; where failed rows are kept, and views."""
+    """How a job's llms are asked: in what manner, by the caller at which address; where failed rows are kept, and views.
+
+    On another machine than the head's, answers are kept `apart`, in a folder of the job's own, for the head to take in.
+    """
 
     manner: Manner = Manner()
     caller: str | None = None
     failed: Path | None = None
     scratch: Path | None = None  # where what views make of rows may lie for as long as the job runs
+    apart: Path | None = None
 
 
 class Opener:
@@ -67,6 +71,8 @@ class Opener:
         self._vectors: Vectors | None = None
         self._failures = Failures(way.failed) if way.failed is not None else None
         self._llms: list[OpenedLLM] = []
+        self._kept = way.apart or store.folder  # where answers are kept
+        self._behind = store.folder if way.apart else None  # where more of them are found
 
     def given(self) -> dict[str, Any]:
         """Return the rule's inputs and arguments, opened; the inputs of a recipe that asks for paths stay paths."""
@@ -184,7 +190,7 @@ class Opener:
         manner = replace(self.way.manner, cache=self._cached(spec))
         usage = self.usage.setdefault(name, Usage())
         if self._calls is None:
-            self._calls = Calls(self.store.folder)
+            self._calls = Calls(self._kept, behind=self._behind)
         opened = OpenedLLM(spec, backend, self._calls, usage, lambda done, asked: self.tell(done, 0, "answers"), manner,
                            Payer(name, self.rule.label, "local"), lambda *failed: self._keep_failed(name, *failed))
         self._llms.append(opened)
@@ -205,7 +211,7 @@ class Opener:
         else:
             encoder = LocalEncoder(spec, self._embedders_folder(spec), usage)
         if self._vectors is None and self._cached(spec):
-            self._vectors = Vectors(self.store.folder)
+            self._vectors = Vectors(self._kept, self._behind)
         vectors = self._vectors if self._cached(spec) else None
         return OpenedEmbedder(spec, encoder, vectors, usage, lambda done: self.tell(done, 0, "texts"))
 
@@ -218,7 +224,7 @@ class Opener:
 
     def _remote(self, spec: LLM) -> Remote:
         if self._line is None:
-            self._line = Line(self.way.caller, self.rule.label, self.store.folder)
+            self._line = Line(self.way.caller, self.rule.label, self._kept)
         spec = at_service(spec)
         adapter = Path(spec.adapter.path).as_posix() if isinstance(spec.adapter, Source) else spec.adapter
         spec = replace(spec, adapter=adapter, revision=hub.commit_of(self.flow, self.rule, spec) or spec.revision)

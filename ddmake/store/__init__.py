@@ -25,8 +25,8 @@ class Store:
         self.traces.db.close()
 
 
-def open_store(root: Path) -> Store:
-    """Open the store in a project's folder, made if it isn't there."""
+def open_store(root: Path, to_read: bool = False) -> Store:
+    """Open the store in a project's folder, made if it isn't there; its databases only `to_read` if that is said."""
     folder = root / FOLDER
-    traces = Traces(folder)
+    traces = Traces(folder, to_read)
     return Store(root, folder, traces, Files(traces.db, root), Objects(folder))

@@ -49,7 +49,7 @@ def connect_to_read(path: Path, migrations: Sequence[Migration]) -> sqlite3.Conn
     Raises DdmakeError for one that can't be read, and for one that isn't of this ddmake's form.
     """
     try:
-        found = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+        found = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout=60, uri=True, isolation_level=None)
         found.execute("PRAGMA trusted_schema=OFF")
         version = _version(found)
     except sqlite3.OperationalError as error:

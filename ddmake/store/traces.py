@@ -8,6 +8,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddmake.errors import DdmakeError
 from ddmake.fingerprint import hashes
-from ddmake.store import failed, said
+from ddmake.store import failed, forms, said
 from ddmake.store.database import Transaction, connect, connect_to_read
 from ddmake.store.files import Manifest
 
@@ -80,6 +81,16 @@ def _checksum(*told: Any) -> str:
     return hashlib.blake2b("\0".join(map(str, told)).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
+def written(value: Any) -> str:
+    """Return a value as JSON that can be stored: where half a surrogate pair is in it, no other letters stand for themselves."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value)
+    return text
+
+
 def insert(db: sqlite3.Connection, number: int | None, key: str, base: str, epoch: int, fingerprint: str, made: str,
            outputs: str, record: str) -> int:
     """Write a trace under a number, or the next one, and return that; part of the caller's transaction."""
@@ -109,12 +120,26 @@ class Trace:
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """Return all else that is known of the job. Raises DdmakeError where it is damaged."""
+        """Return all else that is known of the job. Raises DdmakeError where it is damaged, or has another form."""
         row = self._db.execute("SELECT record, checksum FROM records WHERE trace = ?", (self.id,)).fetchone()
-        if row is None or _checksum(self.id, row[0]) != row[1]:
-            where = ", ".join(out["path"] for out in self.outputs.values())
-            raise DdmakeError(f".ddmake/traces.db: the record of {where} is damaged. Make it again: ddmake --force {where}")
-        return json.loads(row[0])
+        try:
+            forms.check(self.outputs, forms.OUTPUTS, "outputs")
+            if row is None or _checksum(self.id, row[0]) != row[1]:
+                raise ValueError("is damaged")
+            record = json.loads(row[0])
+            forms.check(record, forms.RECORD, "it")
+        except (ValueError, RecursionError) as error:
+            told = "is nested too deep" if isinstance(error, RecursionError) else error
+            where = self.label
+            raise DdmakeError(f".ddmake/traces.db: the record of {where} {told}. Make it again: ddmake --force {where}") from None
+        return record
+
+    @property
+    def label(self) -> str:
+        """Return the paths that the job's outputs were made for, as far as the trace tells them."""
+        outs = self.outputs.values() if isinstance(self.outputs, dict) else ()
+        paths = [out["path"] for out in outs if isinstance(out, dict) and isinstance(out.get("path"), str)]
+        return ", ".join(paths) or f"trace {self.id}"
 
 
 @dataclass(frozen=True)
@@ -234,8 +259,7 @@ class Traces:
 
         What is committed is on the disk when this returns: a power failure can't part it from what is swapped next.
         """
-        now, told = _now(), json.dumps(outputs, ensure_ascii=False)
-        record_text = json.dumps(record, ensure_ascii=False)
+        now, told, record_text = _now(), written(outputs), written(record)
         self.db.execute("PRAGMA synchronous=FULL")
         with self.transaction():
             number = insert(self.db, None, key, base, epoch, fingerprint, now, told, record_text)
@@ -299,7 +323,8 @@ class Traces:
         if row:
             return json.loads(row[0])
         digest = compute()
-        self.db.execute("INSERT OR REPLACE INTO digests VALUES (?, ?)", (name, json.dumps(digest)))
+        with suppress(sqlite3.OperationalError):  # it may only be read: what isn't remembered is computed again
+            self.db.execute("INSERT OR REPLACE INTO digests VALUES (?, ?)", (name, json.dumps(digest)))
         return digest
 
     def drop(self, numbers: Iterable[int]) -> None:
