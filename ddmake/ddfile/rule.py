@@ -23,7 +23,9 @@ class Options:
     gpus: int | None = None  # GPUs that the job is handed; unset leaves it those that ddmake sees
     mem: str | None = None  # memory that the job takes: "500MB", "16GB"
     time: str | None = None  # how long the job may run: "90s", "30m", "2h", "1d"
-    retries: int = 0  # further tries after a failure
+    retries: int = 0  # further tries after a failure, each with twice the time or memory that it lacked
+    local: bool = False  # runs beside the head, whatever runs the other jobs
+    slurm: Mapping[str, Any] = field(default_factory=dict)  # what its jobs ask of Slurm beside these: {"partition": "gpu"}
     manual: bool = False  # made only when named
     keep: int | None = None  # old results that stay restorable; unset keeps all
     cache: bool = True  # False: its llms are asked anew each time it is made, and what they answer is kept for nobody

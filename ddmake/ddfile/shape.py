@@ -11,7 +11,8 @@ from ddmake.ddfile.inputs import GIVEN, MODEL, PROMPT, ROWS, SCHEMA, WRITTEN, Pa
 from ddmake.ddfile.registry import here
 from ddmake.errors import DdfileError, did_you_mean
 
-RESERVED = ("cpus", "gpus", "mem", "time", "retries", "manual", "local", "shards", "packages", "env", "observes",
+RESERVED = ("cpus", "gpus", "mem", "time", "retries", "manual", "local", "slurm", "shards",
+            "packages", "env", "observes",
             "version", "keep", "cache", "effect", "about")  # rule options of today and tomorrow: no recipe's parameters
 PLAIN = (type(None), bool, int, float, str)  # defaults of these types stand as they are
 

@@ -55,6 +55,18 @@ def commit(store: Store, rule: Rule, made: Made) -> Trace:
     return trace
 
 
+def settle(store: Store, rule: Rule, made: Made) -> Trace:
+    """Commit what a job has made, and clear away the folder that it worked in."""
+    trace = commit(store, rule, made)
+    stage.remove(folder_of(store, made.key))
+    return trace
+
+
+def folder_of(store: Store, key: str) -> Path:
+    """Return the folder in which a job works."""
+    return store.folder / "scratch" / key[:32]
+
+
 def restore(store: Store, rule: Rule, trace: Trace) -> None:
     """Put a result that is kept in the store back into place. Raises Damaged."""
     scratch = {}

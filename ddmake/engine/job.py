@@ -17,9 +17,9 @@ from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.target import Source
 from ddmake.ddfile.workflow import Workflow
 from ddmake.engine import commit, recipes, repository
-from ddmake.engine.commit import Made
+from ddmake.engine.commit import Made, folder_of, settle
 from ddmake.engine.ingredients import Reader
-from ddmake.engine.locks import Tell, locked
+from ddmake.engine.locks import Tell, locked, names_of
 from ddmake.engine.opening import Opener, Way
 from ddmake.engine.plan import Planner, digest_of
 from ddmake.engine.record import record_of
@@ -91,23 +91,6 @@ def perform(flow: Workflow, files: Hashes, store: Store, rule: Rule, order: Orde
         return Outcome("made", settle(store, rule, made))
 
 
-def names_of(rule: Rule, key: str) -> list[str]:
-    """Return what a job locks: its outputs, and its key, which two rules may share."""
-    return [*rule.outputs.values(), f"key {key}"]
-
-
-def folder_of(store: Store, key: str) -> Path:
-    """Return the folder in which a job works."""
-    return store.folder / "scratch" / key[:32]
-
-
-def settle(store: Store, rule: Rule, made: Made) -> Trace:
-    """Commit what a job has made, and clear away the folder that it worked in."""
-    trace = commit.commit(store, rule, made)
-    stage.remove(folder_of(store, made.key))
-    return trace
-
-
 def _decide(flow: Workflow, store: Store, rule: Rule, order: Order) -> tuple[Planner, Verdict]:
     """Decide on one rule, its inputs being what was last placed at their paths, and lies there.
 
@@ -168,7 +151,10 @@ def _half_goes(folder: Path, scratch: dict[str, Path]) -> Iterator[None]:
 
 def _run(flow: Workflow, store: Store, rule: Rule, scratch: dict[str, Path], checkpoints: Path, way: Way,
          tell: Tell) -> tuple[dict[str, Any], Any, dict[str, int]]:
-    """Run the recipe on its opened inputs, and return what its llms were asked, its dataset where it is given just one, and rows."""
+    """Run the recipe on its opened inputs.
+
+    Returns what its llms were asked, the dataset that it is given where that is just one, and how many rows it gave.
+    """
     opener = Opener(flow, store, rule, tell, way)
     given = dict(zip(GIVEN, (None, checkpoints, tell)))
     if "checkpoints" in rule.recipe.signature.parameters:

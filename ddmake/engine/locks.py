@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+from ddmake.ddfile.rule import Rule
 from ddmake.fingerprint import hashes
 from ddmake.store import Store
 
@@ -13,6 +14,11 @@ LOOK = 0.05  # seconds between two looks at a lock that somebody else holds
 
 Tell = Callable[[int, int, str], None]
 Locks = list[int]  # open files
+
+
+def names_of(rule: Rule, key: str) -> list[str]:
+    """Return what a job locks: its outputs, and its key."""
+    return [*rule.outputs.values(), f"key {key}"]
 
 
 @contextmanager

@@ -18,7 +18,8 @@ from ddmake.toys import NAMES
 BYTES = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 ANY = Needs()  # of a rule that says nothing of what it takes
-WAITING = Needs(waits=True)  # of one that asks a service, and says nothing
+WAITING = Needs(waits=True, here=True)  # of one that asks a service, and says nothing
+HERE = Needs(here=True)  # of what is done in the project's folder, such as putting something back
 NUMBER = r"\d+(?:\.\d+)?"
 
 
@@ -32,7 +33,7 @@ def needs(rule: Rule) -> Needs:
             raise DdfileError(f"{rule.place}: {rule.label} has {name}={value}; it can't be less than 0.")
     elsewhere = (rule.recipe.kind == "step" or base_in(rule) is not None) and asks_services(rule)
     waits = elsewhere and not options.cpus and not options.gpus and not local_models(rule)
-    found = Needs(options.cpus, options.gpus, _memory(rule), _seconds(rule), waits)
+    found = Needs(options.cpus, options.gpus, _memory(rule), _seconds(rule), waits, waits or options.local)
     return next((known for known in (ANY, WAITING) if found == known), found)
 
 
@@ -57,14 +58,14 @@ def _seconds(rule: Rule) -> float | None:
     return total
 
 
-def check(plan: Plan, machine: Machine) -> None:
-    """Raise DdfileError where a job that is to run asks for more than the machine has."""
+def check(plan: Plan, machine: Machine, away: bool = False) -> None:
+    """Raise DdfileError where a job that is to run here asks for more than the machine has; others run `away`, if any do."""
     known: dict[int, Needs] = {}  # by options, which most rules of a recipe share
     for verdict in plan.verdicts:
         options = id(verdict.rule.options)
         if options not in known:
             known[options] = needs(verdict.rule)
-        if known[options] is not ANY and verdict.word in ("make", "maybe"):
+        if known[options] is not ANY and verdict.word in ("make", "maybe") and (known[options].here or not away):
             _check(verdict.rule, known[options], machine)
 
 

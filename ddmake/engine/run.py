@@ -6,8 +6,10 @@ A job that is too big for what is free waits, and smaller ones overtake it; afte
 import json
 import os
 import shutil
+import sqlite3
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,12 +17,14 @@ from uuid import uuid4
 
 from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.workflow import Workflow
+from ddmake.engine import apart, locks
 from ddmake.engine.plan import Planner
-from ddmake.engine.resources import ANY, WAITING, local_models, needs
+from ddmake.engine.resources import ANY, HERE, WAITING, local_models, needs
 from ddmake.engine.verdicts import Plan, Verdict
+from ddmake.errors import DdmakeError
 from ddmake.executors.base import Ended, Executor, Needs, Task
 from ddmake.fingerprint import hashes
-from ddmake.store import Store
+from ddmake.store import Store, database
 from ddmake.store.traces import Trace
 
 POLL = 0.2  # seconds after which a stop that was asked for is seen to
@@ -87,10 +91,14 @@ class Run:
         self._held: dict[Needs, deque[tuple[Rule, Verdict]]] = {}  # what waits for room, by what it needs
         self._overtaken = 0  # jobs that started while one was held
         self._under_way: dict[str, tuple[Rule, Verdict, Task]] = {}
+        self._locks: dict[str, locks.Locks] = {}  # of tasks that run elsewhere, by name: their own machine can't hold them
+        self._barred: list[Rule] = []  # whose locks another head has
         self._tries: dict[Rule, int] = {}
+        self._raised: dict[Rule, Needs] = {}  # what rules need by now, whose jobs lacked time or memory
         self._broken: dict[Rule, str] = {}  # rules that can't be made any more, with the reason to tell
         self._failed = False
         self._asked, self._stopped = False, False  # whether the user wants the run to end; whether the jobs were told
+        self.at_once = False  # whether what runs elsewhere is to end with the run, too
 
     def go(self) -> list[Done]:
         """Make what is stale, and return what became of every rule."""
@@ -98,11 +106,13 @@ class Run:
         (self._folder / "head").write_text(str(os.getpid()))  # tells `clean` whether anybody still needs the folder
         self.planner.read_anew()
         try:
-            while self._frontier.ready or self._held or self._under_way:
+            while self._frontier.ready or self._held or self._under_way or self._barred:
                 self._submit()
                 self._collect()
         finally:
-            self.executor.close()
+            self.executor.close(self.at_once)
+            for held in self._locks.values():
+                locks.release(held)
             shutil.rmtree(self._folder, ignore_errors=True)
         return self.results
 
@@ -122,12 +132,26 @@ class Run:
             self.executor.cancel([task for _, _, task in self._under_way.values()])
         if self._ending:
             self._drop_held()
+        self._frontier.ready.extend(self._barred)
+        self._barred = []
         while (chosen := self._next()) is not None:
             rule, verdict = chosen
             task = self._task(rule, verdict)
+            if task.apart and not self._locked(rule, task):
+                self._barred.append(rule)
+                continue
             self._under_way[task.name] = (rule, verdict, task)
             self.executor.submit(task)
             self.observer.started(rule, verdict.word)
+
+    def _locked(self, rule: Rule, task: Task) -> bool:
+        """Take the locks of a task that runs elsewhere; where another head has them, tell who."""
+        held = locks.take(self.store, locks.names_of(rule, task.key))
+        if isinstance(held, str):
+            self.observer.progress(rule, 0, 0, held)
+            return False
+        self._locks[task.name] = held
+        return True
 
     def _next(self) -> tuple[Rule, Verdict] | None:
         """Return the next rule to be worked on that there is room for; of those held back, the longest waiting first."""
@@ -143,7 +167,7 @@ class Run:
                 self._end(verdict)
             elif verdict.word not in TO_DO:
                 self._settle(verdict)
-            elif self.executor.fits(asked := _needs(verdict)):
+            elif self.executor.fits(asked := self._needs(verdict)):
                 self._overtaken += bool(self._held)
                 return rule, verdict
             else:
@@ -185,22 +209,29 @@ class Run:
         self._end(Done(verdict.rule, verdict.word, verdict.reason, verdict.trace, exit_code=code))
 
     def _task(self, rule: Rule, verdict: Verdict) -> Task:
-        name = hashes.of_value(rule.label)[:16]
+        name, asked, making = hashes.of_value(rule.label)[:16], self._needs(verdict), verdict.word == "make"
+        trial = uuid4().hex[:12] if self.executor.away and making and not asked.here else ""
         result = self._folder / f"{name}.json"
         command = [*self._command, f"./{rule.label}", "--key", str(verdict.key), "--result", str(result),
                    *(["--force"] if rule in self.planner.forced else []), *(["--retry"] if rule in self.planner.retried else []),
-                   *(["--caller", self.caller] if self.caller else [])]
-        making = verdict.word == "make"
+                   *(["--apart", trial] if trial else ["--caller", self.caller] if self.caller else [])]
         trains, foreign = making and rule.recipe.kind == "train", making and not rule.recipe.packaged
         what = str(verdict.key)[:8] + ("" if making else f"-{verdict.word}")  # what made a result is told from what put it back
         log = self.store.folder / "logs" / rule.label / f"{time.strftime('%Y%m%d-%H%M%S')}-{what}.log"
-        return Task(name, command, self.flow.root, log, result, _needs(verdict),
+        return Task(name, command, self.flow.root, log, result, asked,
                     _environment(rule, rule.options.cpus or self.threads), local_models(rule) if making else frozenset(),
-                    trains=trains, alone=trains and (foreign or _many(rule)), foreign=foreign)
+                    trains=trains, alone=trains and (foreign or _many(rule)), foreign=foreign,
+                    apart=trial, key=str(verdict.key), asks=tuple(sorted(rule.options.slurm.items())))
+
+    def _needs(self, verdict: Verdict) -> Needs:
+        """Return what a job needs; putting something back into place needs nothing."""
+        return self._raised.get(verdict.rule) or needs(verdict.rule) if verdict.word == "make" else HERE
 
     def _collect(self) -> None:
         """Hear which jobs have ended, and how far the others are."""
         if not self._under_way:
+            if self._barred:
+                time.sleep(POLL)
             return
         for told in self.executor.poll(POLL):
             if isinstance(told, Ended):
@@ -209,13 +240,15 @@ class Run:
                 self.observer.progress(self._under_way[told.task.name][0], told.done, told.total, told.note)
 
     def _take_in(self, ended: Ended) -> None:
-        """Take in how a job ended; one that failed and may be tried again is held for that."""
+        """Take in how a job ended; one that failed and may be tried again is held for that, and gets more of what it lacked."""
         rule, verdict, task = self._under_way.pop(ended.task.name)
         done = self._outcome(rule, task, ended)
+        locks.release(self._locks.pop(task.name, []))
         tries = self._tries[rule] = self._tries.get(rule, 0) + 1
         if done.word == "failed" and done.again and tries <= rule.options.retries and not self._ending:
             self.observer.again(rule, done.told)
-            self._held.setdefault(task.needs, deque()).appendleft((rule, verdict))
+            more = self._raised[rule] = _more(task.needs, ended.short)
+            self._held.setdefault(more, deque()).appendleft((rule, verdict))
             return
         if done.word == "failed" and tries > 1:
             done = replace(done, told=f"{done.told} (tried {tries} times)")
@@ -224,18 +257,29 @@ class Run:
     def _outcome(self, rule: Rule, task: Task, ended: Ended) -> Done:
         """Return what became of a job by its result; where there is none, the job was lost."""
         result = ended.result or _read(task.result)
-        if result is None and self._stopped:
-            return Done(rule, "not run", "stopped")
-        if result is None:
-            limit = f"it ran longer than its time={rule.options.time!r} and was stopped; raise `time` if it needs more"
-            told = limit if ended.late else f"its process ended without a result ({ended.how})"
-            return Done(rule, "failed", told, log=task.log, exit_code=1, again=True)
-        if result["word"] == "failed":
-            return Done(rule, "failed", result["told"], log=task.log, exit_code=result["exit_code"], again=result["again"])
-        trace = self.store.traces.by_id(result["trace"])
-        assert trace is not None, f"{rule.label} ended without a trace"
+        if result is None and (self._stopped or ended.left):
+            return Done(rule, "not run", ended.how if ended.left else "stopped")
+        if result is None or result["word"] == "failed":
+            if task.apart:
+                apart.keep_calls(self.store, task.key, rule in self.planner.retried)
+            if result is not None:
+                return Done(rule, "failed", result["told"], log=task.log, exit_code=result["exit_code"], again=result["again"])
+            return Done(rule, "failed", _lost(task.needs, rule, ended), log=task.log, exit_code=1, again=True)
+        try:
+            trace = self._trace(rule, result)
+        except (DdmakeError, OSError, sqlite3.DatabaseError) as error:  # of what was made elsewhere, and is committed here
+            told = f".ddmake: {database.told(error)}" if isinstance(error, sqlite3.DatabaseError) else str(error)
+            return Done(rule, "failed", told, log=task.log, exit_code=1)
         self.planner.settle(Verdict(rule, "fresh", trace=trace))
         return Done(rule, result["word"], trace=trace, log=task.log)
+
+    def _trace(self, rule: Rule, result: Mapping[str, Any]) -> Trace:
+        """Return the trace of a job that ended well; one that ran elsewhere is committed for it."""
+        if "made" in result:
+            return apart.commit(self.store, rule, result["made"], rule in self.planner.retried)
+        trace = self.store.traces.by_id(result["trace"])
+        assert trace is not None, f"{rule.label} ended without a trace"
+        return trace
 
     def _end(self, done: Done) -> None:
         """Note what became of a rule, and set free those behind it."""
@@ -248,9 +292,21 @@ class Run:
         self._frontier.done(done.rule)
 
 
-def _needs(verdict: Verdict) -> Needs:
-    """Return what a job needs; putting something back into place needs nothing."""
-    return needs(verdict.rule) if verdict.word == "make" else ANY
+def _more(had: Needs, short: str) -> Needs:
+    """Return needs with twice of what a job had too little of."""
+    if short == "time" and had.seconds:
+        return replace(had, seconds=had.seconds * 2)
+    return replace(had, memory=had.memory * 2) if short == "memory" and had.memory else had
+
+
+def _lost(had: Needs, rule: Rule, ended: Ended) -> str:
+    """Return what is said of a job that left no result."""
+    if ended.short == "time":
+        limit = f"it ran longer than its time={rule.options.time!r}" if had.seconds else "it ran longer than it may there"
+        return f"{limit} and was stopped; raise `time` if it needs more"
+    if ended.short == "memory":
+        return f"it took more memory than {'mem=' + repr(rule.options.mem) if had.memory else 'it was given'}; raise `mem`"
+    return f"its process ended without a result ({ended.how})"
 
 
 def _environment(rule: Rule, threads: int) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,7 @@ class Needs:
     memory: int | None = None  # bytes
     seconds: float | None = None  # after which it is stopped
     waits: bool = False  # it mostly waits for a service, and keeps no core busy
+    here: bool = False  # it runs beside the head, wherever other tasks do
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,9 @@ class Task:
     trains: bool = False  # whether it fills the memory, so that nothing is kept there for others
     alone: bool = False  # whether its process does nothing before and after it
     foreign: bool = False  # whether it runs a recipe of the user's, which may leave anything in its process
+    apart: str = ""  # where it may run on another machine: the name of this try; the head then commits what it makes
+    key: str = ""  # of its job: a task that an earlier head has submitted for the same is taken up again
+    asks: tuple[tuple[str, str], ...] = ()  # what its rule asks of a cluster beside its needs, as options and their values
 
 
 @dataclass(frozen=True)
@@ -51,11 +55,14 @@ class Ended:
     task: Task
     how: str = ""
     result: Mapping[str, Any] | None = None
-    late: bool = False  # stopped after its time
+    short: Literal["", "time", "memory"] = ""  # of what it had too little, and was stopped for it
+    left: bool = False  # it runs on, and this head hears of it no more
 
 
 class Executor(Protocol):
-    """Runs tasks, somewhere."""
+    """Runs tasks, somewhere; `away` on other machines than the head's, but for those that are to run here."""
+
+    away: bool
 
     def fits(self, needs: Needs) -> bool:
         """Tell whether a task with these needs could start now."""
@@ -70,13 +77,9 @@ class Executor(Protocol):
         ...
 
     def cancel(self, tasks: Sequence[Task]) -> None:
-        """Ask tasks to stop once their requests in flight are answered; they are still polled for."""
+        """Ask tasks to stop once their requests in flight are answered, or leave them to a later head; poll for them on."""
         ...
 
-    def close(self) -> None:
-        """Stop all that still runs, at once."""
-        ...
-
-    def attach(self, tasks: Sequence[Task]) -> list[Task]:
-        """Take charge again of tasks that an earlier head submitted; return those that still run."""
+    def close(self, at_once: bool) -> None:
+        """Let go of everything. What still runs beside the head is stopped, and `at_once` what runs elsewhere, too."""
         ...

@@ -23,6 +23,8 @@ PARTING = 2.0  # seconds that idle workers have to end by themselves
 class Local:
     """An Executor of worker processes; `slots` is how many jobs run at once, `beside` how many more that mostly wait."""
 
+    away = False
+
     def __init__(self, slots: int, machine: Machine, beside: int = 0):
         self.slots = slots + beside
         self._room = Room(machine, slots, beside)
@@ -65,8 +67,8 @@ class Local:
                 worker.grace = time.monotonic() + GRACE
                 worker.signal(signal.SIGTERM)
 
-    def close(self) -> None:
-        """Stop what runs, at once; idle workers end by themselves, and soon."""
+    def close(self, at_once: bool = True) -> None:
+        """Stop what runs; idle workers end by themselves, and soon."""
         for worker in self._workers:
             if worker.task is not None:
                 worker.signal(signal.SIGKILL)
@@ -80,10 +82,6 @@ class Local:
             worker.bury()
         self._workers, self._leaving = [], []
         self._ears.close()
-
-    def attach(self, tasks: Sequence[Task]) -> list[Task]:
-        """Return nothing: a head's workers end with it."""
-        return []
 
     def _gpus(self, task: Task) -> list[str]:
         """Pick GPUs for a task: those of an idle worker that has its models loaded, else the first that are free."""
@@ -155,7 +153,7 @@ class Local:
         assert task is not None, "a worker without a task told a result"
         self._room.give_back(task.needs, worker.gpus)
         worker.task, worker.deadline, worker.grace = None, None, None
-        return Ended(task, how, result, worker.late)
+        return Ended(task, how, result, "time" if worker.late else "")
 
     def _stop_overdue(self) -> None:
         """Kill the groups of jobs that ran longer than their time, or didn't stop when they were asked to."""
