@@ -19,6 +19,7 @@ from ddmake.cli.options import (
     json_option,
     last_option,
     looking,
+    lying,
     quiet_exit,
     split_words,
     words_argument,
@@ -27,15 +28,16 @@ from ddmake.cli.options import (
 from ddmake.errors import DdfileError, DdmakeError
 
 # options whose next word is their value
-WITH_VALUE = ("-f", "--file", "-j", "--jobs", "--executor", "--to", "--until", "--into", "--config",
+WITH_VALUE = ("-f", "--file", "-j", "--jobs", "--executor", "--slurm", "--profile", "--to", "--until", "--into", "--config",
               "--format", "-o", "--output", "--result", "--older-than", "--max-size", "--row", "--rule", "--model", "--since",
-              "--export", "--id", "--max-cost", "--rows", "--repo", "--license", "--revision", "--message")
+              "--export", "--id", "--max-cost", "--rows", "--columns", "--repo", "--license", "--revision", "--message")
 DEFAULT = "make"
 # the options of `make` as the help groups them
 SECTIONS = {
     "Look first": ("dry_run", "question", "verbose", "as_json"),
     "Choose": ("only", "until", "force", "resample", "retry_failed"),
     "Run": ("jobs", "keep_going", "max_cost", "frozen"),
+    "On a cluster": ("executor", "slurm", "profile", "detach"),
     "Ddfile and knobs": ("file", "config", "last", "into"),
     "Edited outputs, moved names": ("restore", "adopt", "update_hub"),
 }
@@ -139,6 +141,10 @@ for command in (job, worker, publish, pack, unpack, diff):
 @click.option("-k", "--keep-going", is_flag=True, help="After a failure, go on with what doesn't depend on it.")
 @click.option("--max-cost", type=click.FloatRange(min=0), metavar="DOLLARS", help="Spend no more than this on llms.")
 @click.option("--frozen", is_flag=True, help="Make it from what is stored, with the network off; say what is missing.")
+@click.option("--executor", default="local", metavar="NAME", help="Where jobs run: local, slurm.")
+@click.option("--slurm", multiple=True, metavar="OPTION=VALUE", help="Ask this of Slurm for every job: partition=gpu.")
+@click.option("--profile", type=click.Path(path_type=Path), metavar="FILE", help="Read such options from a TOML file.")
+@click.option("--detach", is_flag=True, help="Run the head as a job, too, and don't wait for it.")
 @click.option("--only", is_flag=True, help="Make the named targets of what lies there; leave what they need as it is.")
 @click.option("--until", multiple=True, metavar="TARGET", help="Make this of what is asked for, and what it needs; no more.")
 @click.option("--force", is_flag=True, help="Make the named targets (or all) again, though they are fresh.")
@@ -152,7 +158,8 @@ for command in (job, worker, publish, pack, unpack, diff):
 @last_option
 @words_argument
 def make(file: str, words: tuple[str, ...], into: str | None, config: str | None, last: bool, only: bool, until: tuple[str, ...],
-         force: bool, resample: bool, retry_failed: bool, restore: bool, adopt: bool, **asked: Any) -> None:
+         force: bool, resample: bool, retry_failed: bool, restore: bool, adopt: bool, executor: str, slurm: tuple[str, ...],
+         profile: Path | None, **asked: Any) -> None:
     """Make targets: all of them, or those named."""
     from ddmake.cli import making
     from ddmake.cli.given import given
@@ -163,23 +170,19 @@ def make(file: str, words: tuple[str, ...], into: str | None, config: str | None
     knobs = given(Path(file), typed, into, config, last)
     edited = _one_of(tell=True, restore=restore, adopt=adopt)
     wishes = making.Wishes(only, until, force, resample, retry_failed, edited)
-    quiet_exit(making.make(Path(file), targets, knobs, making.Asked(wishes=wishes, **asked)))
+    where = making.Where(executor, slurm, profile.absolute() if profile else None)
+    quiet_exit(making.make(Path(file), targets, knobs, making.Asked(wishes=wishes, where=where, **asked)))
 
 
 @main.command()
-@file_option
 @click.option("--to", "folder", default="cards", show_default=True, metavar="FOLDER", help="Where the cards are written.")
 @click.option("--json", "as_json", is_flag=True, help="Print the cards as JSON lines and write nothing.")
-@into_option
-@config_option
-@words_argument
-def cards(file: str, folder: str, as_json: bool, into: str | None, config: str | None, words: tuple[str, ...]) -> None:
+@looking
+def cards(folder: str, as_json: bool, **given: Any) -> None:
     """Write the data cards and model cards of what lies there."""
     from ddmake.cli import carding
-    from ddmake.cli.given import given
 
-    targets, typed = split_words(words)
-    quiet_exit(carding.write(Path(file), targets, given(Path(file), typed, into, config), folder, as_json))
+    quiet_exit(carding.write(*lying(**given), folder, as_json))
 
 
 @main.command(name="list")
@@ -206,14 +209,15 @@ def why(as_json: bool, **given: Any) -> None:
 @main.command()
 @click.option("-n", "most", type=click.IntRange(min=1), default=10, show_default=True, metavar="N", help="Show so many rows.")
 @click.option("--row", type=click.IntRange(min=0), metavar="N", help="Show one row in full; the first is 0.")
+@click.option("--columns", default="", metavar="A,B", help="Show only these columns, in this order.")
 @click.option("--failed", is_flag=True, help="Show the rows without a usable answer, with the reason and what was answered.")
 @json_option
 @looking
-def show(most: int, row: int | None, failed: bool, as_json: bool, **given: Any) -> None:
+def show(most: int, row: int | None, columns: str, failed: bool, as_json: bool, **given: Any) -> None:
     """Show what lies at a target: rows, a model, files."""
     from ddmake.cli import showing
 
-    quiet_exit(showing.show(*asked_for(**given), showing.Wanted(most, row, failed, as_json)))
+    quiet_exit(showing.show(*lying(**given), showing.Wanted(most, row, failed, as_json, columns)))
 
 
 @main.command()
@@ -276,13 +280,14 @@ def graph(form: str, to: Path | None, **given: Any) -> None:
               help="Where the page is written.")
 @click.option("--rows", type=click.IntRange(min=0), default=200, show_default=True, metavar="N",
               help="Put the first N rows of each dataset into it.")
-@click.option("--no-verdicts", is_flag=True, help="Don't run the Ddfile: tell what is recorded, without verdicts.")
+@click.option("--verdicts/--no-verdicts", default=None,
+              help="Run the Ddfile for verdicts, or not: by default if it was run here before.")
 @looking
-def report(to: Path, rows: int, no_verdicts: bool, **given: Any) -> None:
+def report(to: Path, rows: int, verdicts: bool | None, **given: Any) -> None:
     """Write all of it as one HTML page that needs no network."""
     from ddmake.cli import reporting
 
-    quiet_exit(reporting.report(*asked_for(**given), reporting.Wanted(to, rows, no_verdicts)))
+    quiet_exit(reporting.report(*asked_for(**given), reporting.Wanted(to, rows, verdicts)))
 
 
 @main.command()
@@ -294,18 +299,19 @@ def log(number: int | None, every: bool, as_json: bool, **given: Any) -> None:
     """Show a target's results and log, or the last runs."""
     from ddmake.cli import logs
 
-    quiet_exit(logs.log(*asked_for(**given), number, every, as_json))
+    quiet_exit(logs.log(*lying(**given), number, every, as_json))
 
 
 @main.command()
-@click.option("--no-verdicts", is_flag=True, help="Don't run the Ddfile: look at what is recorded, and not for what is stale.")
+@click.option("--verdicts/--no-verdicts", default=None,
+              help="Run the Ddfile to tell what is stale, or not: by default if it was run here before.")
 @json_option
 @looking
-def verify(as_json: bool, no_verdicts: bool, **given: Any) -> None:
+def verify(as_json: bool, verdicts: bool | None, **given: Any) -> None:
     """Read every byte, and say what isn't as it was made."""
     from ddmake.cli import verifying
 
-    quiet_exit(verifying.verify(*asked_for(**given), as_json, no_verdicts))
+    quiet_exit(verifying.verify(*asked_for(**given), as_json, verdicts))
 
 
 @main.command()

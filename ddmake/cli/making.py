@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ddmake.backends import offline
-from ddmake.cli import show
+from ddmake.cli import executing, show
+from ddmake.cli.executing import Where
 from ddmake.cli.progress import observer
 from ddmake.ddfile import facts
 from ddmake.ddfile.load import load
@@ -25,16 +26,12 @@ from ddmake.engine.plan import Planner
 from ddmake.engine.run import Done, Run
 from ddmake.engine.verdicts import Plan, Wishes
 from ddmake.errors import DdfileError
-from ddmake.executors.local import Local
 from ddmake.executors.machine import Machine, this_machine
-from ddmake.store import Store, open_store, said
+from ddmake.store import Store, open_store, ran, said
 
 if TYPE_CHECKING:
     from ddmake.calls.money import Spent
     from ddmake.calls.switch import Switch
-
-
-BESIDE = 8  # jobs that run beside the others, since they mostly wait for a service, where -j doesn't say how many run at once
 
 
 @dataclass(frozen=True)
@@ -51,6 +48,8 @@ class Asked:
     update_hub: bool
     max_cost: float | None = None
     frozen: bool = False
+    where: Where = Where()
+    detach: bool = False
 
 
 def make(file: Path, targets: list[str], knobs: dict[str, str], asked: Asked) -> int:
@@ -69,10 +68,11 @@ def _make(file: Path, targets: list[str], knobs: dict[str, str], asked: Asked) -
         moved = hub.look_again(flow)
         click.echo("\n".join(moved or ["On the Hub nothing has moved."]), err=asked.as_json)
     with closing(open_store(flow.root)) as store:
+        ran.note(store.folder)
         planner = Planner(flow, store)
         plan = planner.plan(targets, asked.wishes)
         machine = this_machine()
-        resources.check(plan, machine)
+        executing.check(asked.where, plan, machine, asked.max_cost)
         if store.traces.damaged:
             click.echo(show.damaged(len(store.traces.damaged)), err=True)
         if asked.question:
@@ -83,11 +83,19 @@ def _make(file: Path, targets: list[str], knobs: dict[str, str], asked: Asked) -
             frozen.check(flow, store, plan)
         if not asked.dry_run:
             hub.keep(flow, [verdict.rule for verdict in plan.todo])
+            said.keep(store.traces.db, flow.file.name, flow.into, facts.told(flow))
         if asked.dry_run:
             last = store.traces.last_knobs(flow.file.name)
             found = estimates(flow, store, plan, planner.retried)
             click.echo(show.plan_json(flow, plan, found) if asked.as_json else
                        show.plan(flow, plan, last, asked.verbose, found, asked.max_cost))
+            if not asked.as_json and any(verdict.rule.options.effect for verdict in plan.todo):
+                from ddmake.cli.publishing import announced
+
+                for line in announced(store, plan):
+                    click.echo(line)
+        elif asked.detach:
+            click.echo(executing.detach(asked.where, flow.root) if plan.todo else show.nothing_to_do(flow, plan, asked.verbose))
         elif plan.todo:
             _check_asked(flow, store, plan)
             store.traces.raise_epochs(plan.epochs)
@@ -98,19 +106,18 @@ def _make(file: Path, targets: list[str], knobs: dict[str, str], asked: Asked) -
 
 
 def _run(flow: Workflow, store: Store, planner: Planner, plan: Plan, machine: Machine, asked: Asked) -> int:
-    """Run a plan on this machine, and return the exit code."""
+    """Run a plan, and return the exit code."""
     from ddmake.cli import room  # what a project at rest needn't load
 
-    slots, limit = asked.jobs or machine.cores, room.before_run(flow, store)
+    limit = room.before_run(flow, store)
     left = _left(flow, store, plan, asked.max_cost)
     store.traces.start_run(flow.file.name, flow.knobs, flow.into)
-    said.keep(store.traces.db, flow.file.name, flow.into, facts.told(flow))
     started, began = time.monotonic(), time.time()
     with _caller(store, plan, left) as caller, observer(len(plan.todo), caller) as watching:
-        threads = max(1, machine.cores // slots)
-        beside = 0 if asked.jobs else BESIDE
+        threads = 1 if asked.where.away else max(1, machine.cores // (asked.jobs or machine.cores))
         address = caller.address if caller else None
-        run = Run(flow, store, planner, plan, Local(slots, machine, beside), watching, asked.keep_going, threads, address)
+        runs = executing.executor(asked.where, flow, store, machine, asked.jobs)
+        run = Run(flow, store, planner, plan, runs, watching, asked.keep_going, threads, address)
         with _stoppable(run) as stopped:
             run.go()
         if len(stopped) > 1 and caller is not None:
@@ -182,6 +189,7 @@ def _stoppable(run: Run) -> Iterator[list[int]]:
         asked.append(number)
         run.stop()
         if len(asked) > 1:
+            run.at_once = True
             raise KeyboardInterrupt
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

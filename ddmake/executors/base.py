@@ -1,6 +1,6 @@
 """What an executor is: where jobs run. A job is a command line; its result is a file, or told by the worker that did it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -80,6 +80,21 @@ class Executor(Protocol):
         """Ask tasks to stop once their requests in flight are answered, or leave them to a later head; poll for them on."""
         ...
 
-    def close(self, at_once: bool) -> None:
+    def close(self, at_once: bool = True) -> None:
         """Let go of everything. What still runs beside the head is stopped, and `at_once` what runs elsewhere, too."""
         ...
+
+
+@dataclass(frozen=True)
+class Site:
+    """What an executor is opened for: a project, what runs beside its head, and what the user says of the executor."""
+
+    root: Path
+    store: Path  # the project's .ddmake
+    local: Executor  # runs the tasks that are to run beside the head
+    jobs: int | None = None  # at once, where the user says so
+    flags: Sequence[str] = ()  # "name=value"
+    profile: Path | None = None
+
+
+Open = Callable[[Site], Executor]  # what an entry point in the group `ddmake.executors` names
