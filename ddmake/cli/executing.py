@@ -33,8 +33,11 @@ class Where:
         return self.executor != "local"
 
 
-def check(where: Where, plan: Plan, machine: Machine, max_cost: float | None) -> None:
+def check(where: Where, store: Store, plan: Plan, machine: Machine, max_cost: float | None) -> None:
     """Raise DdfileError where jobs can't be run as it is asked for."""
+    if not where.away and plan.todo and (elsewhere := set(_on_cluster(store)) & {verdict.rule.label for verdict in plan.todo}):
+        raise DdfileError(f"{min(elsewhere)} may be made on the cluster at this moment, for a run whose head is gone. Take that up "
+                          "by --executor slurm, or end it: ddmake cancel")
     if not where.away and (where.flags or where.profile):
         raise DdfileError("--slurm and --profile say how jobs run on a cluster: use them with --executor slurm.")
     resources.check(plan, machine, where.away)
@@ -61,6 +64,21 @@ def executor(where: Where, flow: Workflow, store: Store, machine: Machine, jobs:
         near = did_you_mean(where.executor, ["local", "slurm", *found])
         raise DdfileError(f"--executor {where.executor}: there is none of that name.{near}")
     return found[where.executor].load()(site)
+
+
+def left(store: Store) -> list[str]:
+    """Return what is to be said of jobs that go on without their head."""
+    count = len(_on_cluster(store))
+    what = "1 job goes" if count == 1 else f"{count} jobs go"
+    return [f"{what} on on the cluster: ddmake --executor slurm takes that up, ddmake cancel ends it."] if count else []
+
+
+def _on_cluster(store: Store) -> list[str]:
+    if not (store.folder / "slurm").is_dir():
+        return []
+    from ddmake.cli.clustering import on_cluster
+
+    return on_cluster(store.folder)
 
 
 def detach(where: Where, root: Path) -> str:

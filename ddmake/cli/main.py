@@ -340,6 +340,24 @@ def gc(older_than: str | None, max_size: str | None, dry_run: bool, yes: bool, *
 
 
 @main.command()
+@file_option
+def status(file: str) -> None:
+    """Say what of this project is on a cluster."""
+    from ddmake.cli import clustering
+
+    quiet_exit(clustering.status(Path(file)))
+
+
+@main.command()
+@file_option
+def cancel(file: str) -> None:
+    """Cancel what of this project is on a cluster."""
+    from ddmake.cli import clustering
+
+    quiet_exit(clustering.cancel(Path(file)))
+
+
+@main.command()
 @json_option
 @looking
 def lint(as_json: bool, **given: Any) -> None:

@@ -72,7 +72,7 @@ def _make(file: Path, targets: list[str], knobs: dict[str, str], asked: Asked) -
         planner = Planner(flow, store)
         plan = planner.plan(targets, asked.wishes)
         machine = this_machine()
-        executing.check(asked.where, plan, machine, asked.max_cost)
+        executing.check(asked.where, store, plan, machine, asked.max_cost)
         if store.traces.damaged:
             click.echo(show.damaged(len(store.traces.damaged)), err=True)
         if asked.question:
@@ -113,7 +113,7 @@ def _run(flow: Workflow, store: Store, planner: Planner, plan: Plan, machine: Ma
     left = _left(flow, store, plan, asked.max_cost)
     store.traces.start_run(flow.file.name, flow.knobs, flow.into)
     started, began = time.monotonic(), time.time()
-    with _caller(store, plan, left) as caller, observer(len(plan.todo), caller) as watching:
+    with _caller(store, plan, left) as caller, observer(len(plan.todo), caller, asked.where.away) as watching:
         threads = 1 if asked.where.away else max(1, machine.cores // (asked.jobs or machine.cores))
         address = caller.address if caller else None
         runs = executing.executor(asked.where, flow, store, machine, asked.jobs)
@@ -126,6 +126,8 @@ def _run(flow: Workflow, store: Store, planner: Planner, plan: Plan, machine: Ma
     spent = _spent(store, caller, run.results, began) if caller is not None else None
     kept = _kept(flow, store, planner, run.results, began)
     click.echo(show.summary(flow, run.results, seconds, bool(stopped), spent, kept))
+    for line in executing.left(store) if stopped and asked.where.away else ():
+        click.echo(line)
     for line in room.after_run(flow, store, plan, limit):
         click.echo(line)
     return 128 + stopped[0] if stopped else max((done.exit_code for done in run.results), default=0)

@@ -18,18 +18,20 @@ if TYPE_CHECKING:
 STARTING = {"make": "making", "restore": "restoring", "adopt": "adopting"}
 QUIET = ("fresh", "not run", "manual")
 ENDING = "Finishing what is in flight; Ctrl-C again stops now."
+LEAVING = "What runs on the cluster goes on, for a later ddmake to take up; Ctrl-C again within 5 s cancels it."
 
 
 @contextmanager
-def observer(jobs: int, caller: "Switch | None") -> Iterator[Observer]:
-    """Give an observer of a run that fits where the output goes; `caller` knows what was spent."""
+def observer(jobs: int, caller: "Switch | None", away: bool) -> Iterator[Observer]:
+    """Give an observer of a run that fits where the output goes; `caller` knows what was spent; jobs may run `away`."""
+    ending = LEAVING if away else ENDING
     if sys.stdout is None or not sys.stdout.isatty():
-        yield Lines()
+        yield Lines(ending)
         return
     from rich.console import Console
     from rich.live import Live
 
-    display = Display(jobs, caller)
+    display = Display(jobs, caller, ending)
     with Live(display, console=Console(highlight=False), refresh_per_second=8, transient=True):
         yield display
 
@@ -37,7 +39,8 @@ def observer(jobs: int, caller: "Switch | None") -> Iterator[Observer]:
 class Lines:
     """A line when a job starts and when it ends, and what it remarks between."""
 
-    def __init__(self) -> None:
+    def __init__(self, ending: str) -> None:
+        self.ending = ending
         self.remarks: dict[str, str] = {}
 
     def started(self, rule: Rule, word: str) -> None:
@@ -56,7 +59,7 @@ class Lines:
 
     def stopping(self) -> None:
         """Print that the run ends."""
-        _say(ENDING)
+        _say(self.ending)
 
     def ended(self, done: Done) -> None:
         """Print what became of a rule, unless it is nothing new."""
@@ -75,8 +78,8 @@ def _say(line: str) -> None:
 class Display:
     """The jobs that run, each with its progress; what has ended scrolls by above."""
 
-    def __init__(self, jobs: int, caller: "Switch | None"):
-        self.jobs, self.ended_jobs, self.caller = jobs, 0, caller
+    def __init__(self, jobs: int, caller: "Switch | None", ending: str):
+        self.jobs, self.ended_jobs, self.caller, self.ending = jobs, 0, caller, ending
         self.running: dict[str, tuple[float, str]] = {}
         self.note = ""
 
@@ -97,7 +100,7 @@ class Display:
 
     def stopping(self) -> None:
         """Show that the run ends."""
-        self.note = ENDING
+        self.note = self.ending
 
     def ended(self, done: Done) -> None:
         """Take a job from the display."""

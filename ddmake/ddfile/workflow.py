@@ -26,9 +26,8 @@ if TYPE_CHECKING:
     from ddmake.ddfile.facts import Said, Saying
 
 COMMANDS = ("make", "cards", "why", "list", "graph", "log", "verify", "clean", "gc", "lint", "show", "calls", "preview",
-            "cost", "pack", "unpack", "diff", "report", "publish")
-RESERVED = ("job", "worker", "status", "cancel", "init",
-            "doctor")  # commands that ddmake calls by itself, and names of those to come
+            "cost", "pack", "unpack", "diff", "report", "publish", "status", "cancel")
+RESERVED = ("job", "worker", "init", "doctor")  # commands that ddmake calls by itself, and names of those to come
 
 
 @dataclass(repr=False, eq=False)

@@ -221,7 +221,7 @@ class Run:
         return Task(name, command, self.flow.root, log, result, asked,
                     _environment(rule, rule.options.cpus or self.threads), local_models(rule) if making else frozenset(),
                     trains=trains, alone=trains and (foreign or _many(rule)), foreign=foreign,
-                    apart=trial, key=str(verdict.key), asks=tuple(sorted(rule.options.slurm.items())))
+                    apart=trial, label=rule.label, key=str(verdict.key), asks=tuple(sorted(rule.options.slurm.items())))
 
     def _needs(self, verdict: Verdict) -> Needs:
         """Return what a job needs; putting something back into place needs nothing."""

@@ -34,6 +34,7 @@ class Task:
     alone: bool = False  # whether its process does nothing before and after it
     foreign: bool = False  # whether it runs a recipe of the user's, which may leave anything in its process
     apart: str = ""  # where it may run on another machine: the name of this try; the head then commits what it makes
+    label: str = ""  # of its rule
     key: str = ""  # of its job: a task that an earlier head has submitted for the same is taken up again
     asks: tuple[tuple[str, str], ...] = ()  # what its rule asks of a cluster beside its needs, as options and their values
 

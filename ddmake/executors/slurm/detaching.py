@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ddmake.errors import DdmakeError
+from ddmake.executors.slurm import waves
 from ddmake.executors.slurm.commands import COMMENT, Commands, NoAnswer
 from ddmake.executors.slurm.options import settings, written
 from ddmake.executors.slurm.waves import FOLDER
@@ -22,4 +23,11 @@ def submit(root: Path, folder: Path, command: str, profile: Path | None, flags: 
         job = Commands().submit(options, f"#!/bin/sh\nexec {command}\n")
     except NoAnswer as why:
         raise DdmakeError(f"{why}. It may have been submitted all the same: see squeue --me before you try again.") from None
+    waves.write(logs / f"head-{job}", "")
     return job, logs / f"head-{job}.log"
+
+
+def heads(store: Path) -> list[str]:
+    """Return the jobs that were submitted as heads of a project's runs, the oldest first."""
+    names = (file.name.removeprefix("head-") for file in (store / FOLDER).glob("head-*"))
+    return sorted((name for name in names if name.isdigit()), key=int)

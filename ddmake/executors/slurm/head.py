@@ -26,7 +26,6 @@ ASKS = ((300.0, 10.0), (1800.0, 30.0), (float("inf"), 60.0))  # seconds between 
 GRACE = 5.0  # seconds that a result may take to be seen after its task has gone
 LEAVING = 5.0  # seconds in which a second Ctrl-C cancels what would go on
 AT_ONCE = 64  # tasks of an array that run at the same time, where nobody says how many
-SMALL = 4  # jobs that a packed task has at least
 ANEW = 10  # times that a job is submitted again for its machine's sake
 BAD = 2  # jobs that a node has lost, after which no more go there
 FILES = 3  # files that are open for a job that runs elsewhere: its locks
@@ -164,8 +163,7 @@ class Slurm:
 
     def _submit(self, tasks: list[Task], options: list[str], packs: bool) -> None:
         count = self.settings.jobs or AT_ONCE
-        number = min(count, -(-len(tasks) // SMALL)) if packs else len(tasks)
-        wave = waves.new(self.store, tasks, number, options)
+        wave = waves.new(self.store, tasks, min(count, len(tasks)) if packs else len(tasks), packs, options)
         lock = wave.own()
         assert lock is not None, "a new wave is nobody's"
         one = Listened(wave, lock, dict(enumerate(tasks)), time.monotonic())

@@ -29,22 +29,18 @@ PARTS = ("taken", "results", "progress")
 
 @dataclass(frozen=True)
 class Wave:
-    """Jobs that are, or were, on the cluster; `tasks` of an array do them."""
+    """Jobs that are, or were, on the cluster; `tasks` of an array do them: one each, or `packed` whatever isn't begun."""
 
     folder: Path
     jobs: Sequence[Task]
     tasks: int
+    packed: bool
     options: Sequence[str]  # of sbatch
 
     @property
     def token(self) -> str:
         """Return what the wave is found by among Slurm's jobs."""
         return self.folder.name
-
-    @property
-    def packed(self) -> bool:
-        """Tell whether a task does one job after another."""
-        return self.tasks < len(self.jobs)
 
     @property
     def id(self) -> str | None:
@@ -118,20 +114,20 @@ class Wave:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def new(store: Path, jobs: Sequence[Task], tasks: int, options: Sequence[str]) -> Wave:
+def new(store: Path, jobs: Sequence[Task], tasks: int, packed: bool, options: Sequence[str]) -> Wave:
     """Return a new wave, written down under a project's `.ddmake`."""
     folder = store / FOLDER / uuid4().hex[:16]
     for part in PARTS:
         (folder / part).mkdir(parents=True)
-    told = {"tasks": tasks, "options": list(options), "jobs": [_written(job) for job in jobs]}
+    told = {"tasks": tasks, "packed": packed, "options": list(options), "jobs": [_written(job) for job in jobs]}
     write(folder / "wave.json", json.dumps(told))
-    return Wave(folder, jobs, tasks, options)
+    return Wave(folder, jobs, tasks, packed, options)
 
 
 def read(folder: Path) -> Wave:
     """Return a wave as it was written down. Raises FileNotFoundError for one that wasn't."""
     told = json.loads((folder / "wave.json").read_text())
-    return Wave(folder, [_read(job) for job in told["jobs"]], told["tasks"], told["options"])
+    return Wave(folder, [_read(job) for job in told["jobs"]], told["tasks"], told["packed"], told["options"])
 
 
 def every(store: Path) -> Iterator[Wave]:
