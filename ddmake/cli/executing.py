@@ -36,7 +36,7 @@ class Where:
 def check(where: Where, store: Store, plan: Plan, machine: Machine, max_cost: float | None) -> None:
     """Raise DdfileError where jobs can't be run as it is asked for."""
     if not where.away and plan.todo and (elsewhere := set(_on_cluster(store)) & {verdict.rule.label for verdict in plan.todo}):
-        raise DdfileError(f"{min(elsewhere)} may be made on the cluster at this moment, for a run whose head is gone. Take that up "
+        raise DdfileError(f"{min(elsewhere)} may be made on the cluster at this moment, for a run whose head is gone. Take it up "
                           "by --executor slurm, or end it: ddmake cancel")
     if not where.away and (where.flags or where.profile):
         raise DdfileError("--slurm and --profile say how jobs run on a cluster: use them with --executor slurm.")

@@ -1,5 +1,6 @@
 """The locks of what jobs make: of each output, and of the key, which two rules may share. They go with their holder's process."""
 
+import errno
 import fcntl
 import os
 import time
@@ -7,9 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from ddmake.ddfile.rule import Rule
+from ddmake.errors import DdmakeError
 from ddmake.fingerprint import hashes
 from ddmake.store import Store
 
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 LOOK = 0.05  # seconds between two looks at a lock that somebody else holds
 
 Tell = Callable[[int, int, str], None]
@@ -74,6 +77,11 @@ def _taken(file: int) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        raise DdmakeError("The file system that .ddmake lies on has no locks (flock), without which two runs could make the same "
+                          "at once. Have it mounted with them (Lustre: -o flock), or move the project.") from None
     os.pwrite(file, b"%-20d" % os.getpid(), 0)
     return True
 

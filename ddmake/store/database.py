@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddmake.errors import DdmakeError
+from ddmake.store.network import networked
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -23,7 +24,10 @@ Migration = Callable[["Database"], None]
 
 
 def connect(path: Path, migrations: Sequence[Migration], synchronous: str) -> sqlite3.Connection:
-    """Open a database, brought up to date, in WAL mode and in autocommit; one that can't be written is opened to be read.
+    """Open a database, brought up to date and in autocommit; one that can't be written is opened to be read.
+
+    It is in WAL mode, whose readers don't hold up who writes, but for one on a network file system, where that isn't sound
+    (https://sqlite.org/wal.html): it has a rollback journal there.
 
     Raises DdmakeError for one that is damaged or was written by a newer ddmake.
     """
@@ -32,6 +36,8 @@ def connect(path: Path, migrations: Sequence[Migration], synchronous: str) -> sq
         connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
         if _version(connection) != len(migrations):
             _migrate(connection, path, migrations)
+        if networked(path.parent):
+            connection.execute("PRAGMA journal_mode=DELETE")
         connection.execute(f"PRAGMA synchronous={synchronous}")
     except sqlite3.DatabaseError as error:
         as_it_lies = _to_read(path, migrations) if isinstance(error, sqlite3.OperationalError) else None
@@ -112,7 +118,7 @@ def _migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Mi
             raise DdmakeError(f"{path} was written by a newer ddmake. Upgrade with: pip install -U ddmake")
         if done == 0:
             connection.execute("PRAGMA page_size=16384")
-            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute(f"PRAGMA journal_mode={'DELETE' if networked(path.parent) else 'WAL'}")
         for number, migration in enumerate(migrations[done:], done + 1):
             connection.execute("BEGIN IMMEDIATE")
             migration(Database(connection))
