@@ -101,7 +101,7 @@ def _weighted(loss: str | Mapping[str, float]) -> Mapping[str, float]:
     return {loss: 1.0} if isinstance(loss, str) else loss
 
 
-@train(version="2", columns=_direct)
+@train(version="3", columns=_direct)
 def dpo(parts: TrainParts, *, base: Model, peft: Lora | None = None, prompt: Prompt | None = None,
         chosen: str = "chosen", rejected: str = "rejected", beta: float = 0.1,
         loss: str | Mapping[str, float] = "sigmoid", label_smoothing: float = 0.0, epochs: float = 1.0, batch_size: int = 32,
@@ -132,7 +132,7 @@ def dpo(parts: TrainParts, *, base: Model, peft: Lora | None = None, prompt: Pro
     launch(trainer.train, *shown.parts(parts), made_of, output, checkpoints, progress)
 
 
-@train(version="2", columns=_judged)
+@train(version="3", columns=_judged)
 def kto(parts: TrainParts, *, base: Model, peft: Lora | None = None, prompt: Prompt | None = None,
         completion: str = "completion", label: str = "label", chosen: str | None = None,
         rejected: str | None = None, beta: float = 0.1, desirable_weight: float = 1.0, undesirable_weight: float = 1.0,
@@ -163,7 +163,7 @@ def kto(parts: TrainParts, *, base: Model, peft: Lora | None = None, prompt: Pro
     launch(trainer.train, *shown.parts(parts), made_of, output, checkpoints, progress)
 
 
-@train(version="2", columns=_compared)
+@train(version="3", columns=_compared)
 def orpo(parts: TrainParts, *, base: Model, peft: Lora | None = None, prompt: Prompt | None = None,
          chosen: str = "chosen", rejected: str = "rejected", beta: float = 0.1,
          epochs: float = 3.0, batch_size: int = 32, micro_batch: Annotated[int | None, Free] = None,
@@ -191,7 +191,7 @@ def orpo(parts: TrainParts, *, base: Model, peft: Lora | None = None, prompt: Pr
     launch(trainer.train, *shown.parts(parts), made_of, output, checkpoints, progress)
 
 
-@train(version="2", columns=_scored)
+@train(version="3", columns=_scored)
 def reward_model(parts: TrainParts, *, base: Model, peft: Lora | None = None, prompt: Prompt | None = None,
                  chosen: str = "chosen", rejected: str = "rejected", margin: str | None = None,
                  center: float = 0.0, epochs: float = 1.0, batch_size: int = 32,

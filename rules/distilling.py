@@ -50,7 +50,7 @@ def _taught(inputs: Inputs, arguments: Arguments) -> None:
         need_column(there, name, "to learn from")
 
 
-@train(version="1", columns=_taught)
+@train(version="2", columns=_taught)
 def distill(parts: TrainParts, *, base: Model, teacher: Model, peft: Lora | None = None, prompt: Prompt | None = None,
             completion: str = "completion", messages: str | None = None, temperature: float = 1.0, beta: float = 0.0,
             alpha: float = 1.0, epochs: float = 3.0, batch_size: int = 8, micro_batch: Annotated[int | None, Free] = None,

@@ -66,7 +66,7 @@ def _texts(arguments: Arguments) -> list[str]:
     return [arguments["anchor"], arguments["positive"], *_negatives(arguments)]
 
 
-@train(version="1", columns=_placed)
+@train(version="2", columns=_placed)
 def train_embedder(parts: TrainParts, *, base: Model, peft: Lora | None = None, anchor: str = "anchor",
                    positive: str = "positive", negative: str | Sequence[str] | None = None, score: str | None = None,
                    loss: Literal["ranking", "triplet", "cosent", "cosine"] | None = None, scale: float = 20.0,

@@ -58,7 +58,7 @@ def _check_labels(labels: Sequence[str] | None, weights: str | Mapping[str, floa
             raise DdfileError(f"class_weights= has {weight} of {name!r}; it is above 0.")
 
 
-@train(version="1", columns=_labelled)
+@train(version="2", columns=_labelled)
 def train_classifier(parts: TrainParts, *, base: Model, peft: Lora | None = None, text: str = "text", pair: str | None = None,
                      label: str = "label", labels: Sequence[str] | None = None,
                      class_weights: str | Mapping[str, float] | None = None, epochs: float = 3.0, batch_size: int = 16,

@@ -47,7 +47,7 @@ def _learned(inputs: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
             raise DdfileError(f"there is no column {name!r} to learn. {has}")
 
 
-@train(version="3", columns=_learned)
+@train(version="4", columns=_learned)
 def finetune(parts: TrainParts, *, base: Model, peft: Lora | None = None, prompt: Prompt | None = None,
              completion: str = "completion", messages: str | None = None, epochs: float = 3.0, batch_size: int = 8,
              micro_batch: Annotated[int | None, Free] = None, learning_rate: float | None = None, warmup: float = 0.03,

@@ -6,6 +6,7 @@
 import json
 import multiprocessing
 import os
+import random
 import shutil
 import signal
 import sys
@@ -18,12 +19,12 @@ import small_models
 import torch
 from datasets import Dataset
 from preference_runs import KINDS as PREFERENCES
-from preference_runs import pairs
+from preference_runs import pairs, shown
 from training_runs import SETTINGS, child
 
 from ddmake.backends import stopping
 from ddmake.ddfile.specs import Lora
-from ddmake.trainers import causal, checkpoints, dpo, seq2seq, warm
+from ddmake.trainers import causal, checkpoints, classes, dpo, seq2seq, warm
 from ddmake.trainers.launch import GRANTED, LOADED, Work, _launched, launch
 
 LORA = Lora(4, 8, 0.0, "all-linear")  # dropout would draw in each process
@@ -35,6 +36,15 @@ KINDS = {
     "dpo": (dpo, replace(PREFERENCES["dpo"][1], peft=LORA), pairs(32)),
 }
 DROPOUT = replace(LORA, dropout=0.1)
+ONCE = dict(peft=LORA, learning_rate=5e-3, epochs=1)
+HELD = 9  # rows to evaluate on: three batches of four, of which two processes don't take as many
+EVALUATED = {
+    "causal": (causal, replace(KINDS["causal"][1], **ONCE)), "seq2seq": (seq2seq, replace(KINDS["seq2seq"][1], **ONCE)),
+    **{kind: (trainer, replace(settings, **ONCE)) for kind, (trainer, settings) in PREFERENCES.items()},
+    # what it learns depends on how a batch is cut
+    "sft": (dpo, replace(PREFERENCES["dpo"][1], peft=LORA, epochs=1, learning_rate=1e-9, losses=("sigmoid", "sft"), weights=(1.0, 0.5))),
+    "classes": (classes, classes.Labelled(base=Path("bert"), base_name="bert", batch_size=8, micro_batch=4, labels=("a", "b"), **ONCE)),
+}
 DDFILE = """
 from ddmake import config
 cfg = config(least=1)
@@ -58,6 +68,32 @@ def fit(kind: str, name: str, processes: int, at: Callable[[int], object] = lamb
         kept.mkdir(exist_ok=True)
         made_of = replace(settings, processes=processes, **changes)
         launch(trainer.train, examples, examples.select(range(5)), made_of, Path(name), kept, progress)
+
+    child(name, work)
+
+
+def uneven(kind: str, count: int, seed: int) -> Dataset:
+    """Return rows of a few words and of many."""
+    draw = random.Random(seed)
+
+    def words() -> str:
+        return " ".join(draw.choices(small_models.WORDS, k=draw.choice([1, 2, 25])))
+
+    if kind == "classes":
+        return Dataset.from_list([{"text": words(), "labels": draw.randrange(2)} for _ in range(count)])
+    if kind in ("causal", "seq2seq"):
+        return Dataset.from_list([{"prompt": f"say {number}", "completion": words()} for number in range(count)])
+    return shown(kind, [{"prompt": f"say {number}", "chosen": words(), "rejected": words()} for number in range(count)])
+
+
+def evaluate(kind: str, name: str, **changes: object) -> None:
+    """Train for one step, and evaluate."""
+    trainer, settings = EVALUATED[kind]
+
+    def work() -> None:
+        Path(f"{name}.checkpoints").mkdir()
+        launch(trainer.train, uneven(kind, 4 if kind == "kto" else 8, 0), uneven(kind, HELD, 1), replace(settings, **changes),
+               Path(name), Path(f"{name}.checkpoints"), lambda step, steps, note: None)
 
     child(name, work)
 
@@ -134,11 +170,16 @@ def main(folder: Path) -> None:
     os.chdir(folder)
     small_models.causal(Path("chat"), chat=True)
     small_models.t5(Path("t5"))
-    config = json.loads(Path("t5/config.json").read_text())
-    Path("t5/config.json").write_text(json.dumps(config | {"dropout_rate": 0.0}))
+    small_models.bert(Path("bert"))
+    for file in (Path("t5/config.json"), Path("bert/config.json")):
+        still = {name: 0.0 for name in ("dropout_rate", "hidden_dropout_prob", "attention_probs_dropout_prob")}
+        file.write_text(json.dumps(json.loads(file.read_text()) | still))
     for kind in KINDS:
         fit(kind, f"{kind}-1", 1)
         fit(kind, f"{kind}-2", 2)
+    for kind in EVALUATED:
+        evaluate(kind, f"{kind}-evaluated")
+        evaluate(kind, f"{kind}-cut", processes=2, micro_batch=4 if kind == "kto" else 1)
     os.environ[GRANTED] = "2"
     fit("causal", "granted", None)
     del os.environ[GRANTED]

@@ -11,7 +11,7 @@ import pytest
 import small_models
 from accelerate.data_loader import BatchSamplerShard
 from conftest import Project
-from process_runs import KINDS
+from process_runs import EVALUATED, KINDS
 from safetensors.torch import load_file
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 from trained import log, metrics, train_all
@@ -26,7 +26,7 @@ cfg = config(processes=1)
 first, second = "red green blue cat dog bird tree stone".split(), "sky sea sun moon".split()
 rows = rows("data/rows", values=[{"ask": f"say {first[i % 8]}", "chosen": f"{second[i // 8]} {i}", "rejected": first[i % 8 - 1]}
                                  for i in range(24)])
-parts = {"train": rows.take(22), "validation": rows}
+parts = {"train": rows.take(22), "validation": rows.take(21)}
 common = dict(epochs=2, learning_rate=1e-3, processes=cfg.processes)
 orpo("models/orpo", {**parts, "train": rows}, base="./chat", peft=lora(r=4), prompt="{{ ask }}", batch_size=8, micro_batch=2, **common)
 train_embedder("models/finder", parts, base="./bert", anchor="ask", positive="chosen", batch_size=6, **common)
@@ -55,8 +55,22 @@ def test_two_processes_make_the_model_that_one_makes(runs, kind):
     assert max(weight.abs().max() for name, weight in now.items() if "lora_B" in name) > 1e-3, "something was learned"
     for curve in ("loss_curve", "accuracy_curve", "margin_curve"):
         assert [value for _, value in two.get(curve, [])] == pytest.approx([value for _, value in one.get(curve, [])], abs=1e-5)
-    if kind != "dpo":
-        assert two["eval_loss"] == pytest.approx(one["eval_loss"], abs=1e-5)
+    assert two["eval_loss"] == pytest.approx(one["eval_loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", EVALUATED)
+def test_an_evaluation_does_not_depend_on_how_it_is_cut(runs, kind):
+    """The last batch has one row of nine, rows have one word or 25, and each of them counts once."""
+    found = [{name: value for name, value in metrics(runs, f"{kind}-{how}").items() if name.startswith("eval_")}
+             for how in ("evaluated", "cut")]
+    told = {"causal": [], "seq2seq": [], "kto": ["margin"], "classes": ["accuracy", "f1"]}.get(kind, ["accuracy", "margin"])
+    names = [f"eval_{name}" for name in ("loss", *told)]
+    for one in found:
+        assert one.keys() == {*names, *(f"{name}_curve" for name in names)}
+        assert [one[f"{name}_curve"] for name in names] == [[[1, one[name]]] for name in names]
+    assert found[1]["eval_loss"] == pytest.approx(found[0]["eval_loss"], rel=1e-6)
+    if kind != "sft":  # of a model that has learned nothing, which prefers neither
+        assert [found[1][name] for name in names] == pytest.approx([found[0][name] for name in names], abs=1e-6)
 
 
 def test_a_ddfile_trains_the_same_in_two_processes(tmp_path):
@@ -72,7 +86,7 @@ def test_a_ddfile_trains_the_same_in_two_processes(tmp_path):
         project.ddfile(DDFILE).make(f"processes={count}")
         read = {path.parent.name: json.loads(path.read_text()) for path in project.root.glob("models/*/metrics.json")}
         assert read.keys() == {"orpo", "finder", "triplets"}
-        found.append({name: [metrics["steps"], metrics["eval_loss"], *(value for curve in ("loss", "accuracy", "margin")
+        found.append({name: [metrics["steps"], metrics["eval_loss"], *(value for curve in ("loss", "accuracy", "margin", "eval_loss")
                              for _, value in metrics.get(f"{curve}_curve", []))] for name, metrics in read.items()})
     assert found[1] == {name: pytest.approx(values, abs=2e-3) for name, values in found[0].items()}
 

@@ -37,20 +37,17 @@ def evaluated(runs: Path, name: str) -> dict[int, float]:
 
 
 def first_loss(model, rows: list[dict], tokenizer) -> float:
-    """Return a chat model's mean loss on answers, by plain transformers, four rows at a time as the trainer evaluates them."""
-    losses = []
-    for start in range(0, len(rows), 4):
-        total, count = 0.0, 0
-        for row in rows[start:start + 4]:
-            turns = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}]
-            before = tokenizer.apply_chat_template(turns[:1], add_generation_prompt=True, tokenize=True, return_dict=False)
-            ids = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
-            with torch.no_grad():
-                logits = model(torch.tensor([ids])).logits[0, len(before) - 1:-1]
-            total += torch.nn.functional.cross_entropy(logits, torch.tensor(ids[len(before):]), reduction="sum").item()
-            count += len(ids) - len(before)
-        losses.append(total / count)
-    return sum(losses) / len(losses)
+    """Return the mean loss of a chat model over the tokens of answers, by plain transformers."""
+    total, count = 0.0, 0
+    for row in rows:
+        turns = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}]
+        before = tokenizer.apply_chat_template(turns[:1], add_generation_prompt=True, tokenize=True, return_dict=False)
+        ids = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
+        with torch.no_grad():
+            logits = model(torch.tensor([ids])).logits[0, len(before) - 1:-1]
+        total += torch.nn.functional.cross_entropy(logits, torch.tensor(ids[len(before):]), reduction="sum").item()
+        count += len(ids) - len(before)
+    return total / count
 
 
 def test_training_ends_after_the_best_and_keeps_that(runs):
@@ -59,6 +56,8 @@ def test_training_ends_after_the_best_and_keeps_that(runs):
     assert 3 < best < found["steps"] < 36, "the loss fell, then rose, and the training ended early"
     assert found["steps"] == best + 6, "two evaluations later"
     assert (found["best_step"], found["eval_loss"]) == (best, losses[best])
+    *told, last = found["eval_loss_curve"]
+    assert told == [[step, loss] for step, loss in losses.items()] and last[0] == found["steps"], "it ended without a checkpoint"
     kept = load_file(runs / "stopped.checkpoints" / f"checkpoint-{best}" / "model.safetensors")
     ours = load_file(runs / "stopped" / "model.safetensors")
     assert kept.keys() == ours.keys() and all(torch.equal(kept[name], ours[name]) for name in ours)
@@ -68,7 +67,7 @@ def test_the_best_weights_have_the_loss_that_is_told(runs):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model, tokenizer = AutoModelForCausalLM.from_pretrained(runs / "stopped"), AutoTokenizer.from_pretrained(runs / "stopped")
-    assert first_loss(model, TURNED[24:], tokenizer) == pytest.approx(metrics(runs, "stopped")["eval_loss"], abs=2e-3)
+    assert first_loss(model, TURNED[24:], tokenizer) == pytest.approx(metrics(runs, "stopped")["eval_loss"], rel=1e-5)
 
 
 def test_best_without_patience_goes_on_to_the_end(runs):

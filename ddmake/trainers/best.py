@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import TrainerCallback
 
 from ddmake.trainers.checkpoints import BEST, written
+from ddmake.trainers.claims import need_own
 
 Evaluations = Sequence[Mapping[str, float]]
 
@@ -55,6 +56,7 @@ def keep(model: torch.nn.Module, file: Path, writes: bool) -> None:
     scratch = file.with_suffix(".new")
     with written(scratch):
         save_file(held, scratch)
+        need_own(file.parent)
         scratch.replace(file)
 
 

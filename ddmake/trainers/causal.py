@@ -29,6 +29,7 @@ from ddmake.trainers.common import (
     run,
     tokenize,
 )
+from ddmake.trainers.evaluating import next_tokens
 from ddmake.trainers.tokens import content_of
 from ddmake.trainers.turns import Beside, Turn, turns_of
 
@@ -66,6 +67,8 @@ def train(rows: datasets.Dataset, validation: datasets.Dataset | None, settings:
 
 class Supervised(Watching, SFTTrainer):
     """TRL's trainer, watched."""
+
+    items = staticmethod(next_tokens)
 
 
 class Encoder:

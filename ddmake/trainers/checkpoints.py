@@ -2,7 +2,7 @@
 
 The libraries' checkpoints aren't atomic: the newest may be torn, and one without its optimizer's or random state
 resumes silently to other weights. So each is sealed with a manifest once it is whole, and only a sealed one whose
-files are as the manifest says is ever used.
+files are as the manifest says is ever used. And only the process that has claimed them writes any.
 """
 
 import json
@@ -16,13 +16,17 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
+from accelerate import PartialState
 from safetensors import SafetensorError
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ddmake.errors import DdmakeError
 from ddmake.fingerprint import hashes
+from ddmake.trainers.claims import claim, need_own
+from ddmake.trainers.pausing import Paused, warned
 from ddmake.trainers.ranks import all_here
 
 SEAL = "COMPLETE"
@@ -38,24 +42,44 @@ class Saver(TrainerCallback):
     """Asks for a checkpoint about once a minute, seals it, and keeps the newest two.
 
     Only a step that logs is saved after, so that the loss curve of a resumed run is that of one that wasn't killed.
-    When a checkpoint is made says nothing about the weights, so the clock may decide.
+    When a checkpoint is made says nothing about the weights, so the clock may decide. Where the job's time is nearly over, that
+    comes before the curve, which gets one point more: a checkpoint is made after the step under way, and the training stops.
     """
 
     def __init__(self, folder: Path, circumstances: Mapping[str, Any], before: float, marks: tuple[str, ...] = ()):
         self.folder, self.circumstances, self.before, self.marks = folder, dict(circumstances), before, marks
         self.begun = self.last = time.monotonic()
         self.pause = SECONDS
+        self.first = self.kept = 0  # the step that the training begins after, and the one that was kept last
+        self.ends = False  # whether the job's time is nearly over
 
     def seconds(self) -> float:
         """Return how long the training has taken, with the attempts that it goes on from."""
         return self.before + time.monotonic() - self.begun
 
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        """Note where the training begins. Raises Paused where there is no time for a step."""
+        self.first = state.global_step
+        if agreed(warned()):
+            raise Paused(self.first, 0)
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
-        """Ask for a checkpoint if one is due."""
-        due = time.monotonic() - self.last >= self.pause
+        """Ask for a checkpoint if one is due, and have the training stop where it can't go on here."""
         whole = state.global_step % getattr(args, "num_iterations", 1) == 0  # answers that are learned from twice aren't kept
-        if whole and control.should_log and state.global_step < state.max_steps and agreed(due):
+        if not whole or state.global_step >= state.max_steps:
+            return
+        self.ends = agreed(warned())
+        due = time.monotonic() - self.last >= self.pause
+        if self.ends or control.should_log and agreed(due):
+            need_own(self.folder)
             self.last, control.should_save = time.monotonic(), True
+        if self.ends:
+            control.should_log = control.should_training_stop = True
+
+    def need_whole(self, step: int) -> None:
+        """Raise Paused for a training that has stopped after a step because its time is over."""
+        if self.ends and self.kept == step:
+            raise Paused(step, step - self.first)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         """Seal the checkpoint that was just written, by all processes, then let go of the older ones."""
@@ -67,14 +91,18 @@ class Saver(TrainerCallback):
                 put_in_place(self.folder / BEST, checkpoint / BEST)
                 seal(checkpoint, {"circumstances": self.circumstances, "seconds": round(self.seconds(), 1), "marks": self.marks})
             for older in numbered(self.folder)[KEEP:]:
-                shutil.rmtree(older)
-        now = time.monotonic()
+                drop(older)
+        self.kept, now = state.global_step, time.monotonic()
         self.last, self.pause = now, max(SECONDS, SHARE * (now - self.last))
 
 
 def agreed(due: bool) -> bool:
     """Return rank 0's verdict, so that all ranks save after the same step."""
-    return by_first(lambda: due)
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return due
+    verdict = torch.tensor(due, device=PartialState().device)
+    torch.distributed.broadcast(verdict, src=0)
+    return bool(verdict)
 
 
 def by_first(work: Callable[[], Any]) -> Any:
@@ -94,6 +122,7 @@ def written(checkpoint: Path) -> Iterator[None]:
     except (OSError, RuntimeError, SafetensorError) as error:
         if isinstance(error, RuntimeError) and not WRITING.search(str(error)):
             raise
+        need_own(checkpoint.parent)
         shutil.rmtree(checkpoint) if checkpoint.is_dir() else checkpoint.unlink(missing_ok=True)
         older = next((path.name for path in numbered(checkpoint.parent) if path != checkpoint), None)
         after = f"it goes on from {older}" if older else "it begins anew, since no older one is there"
@@ -122,6 +151,7 @@ def seal(checkpoint: Path, notes: Mapping[str, object]) -> None:
     scratch = checkpoint / f"{SEAL}.new"
     scratch.write_text(json.dumps({"files": files, **notes}, indent=1), encoding="utf-8")
     sync(scratch)
+    need_own(checkpoint.parent)
     scratch.rename(checkpoint / SEAL)
     sync(checkpoint)
     sync(checkpoint.parent)
@@ -162,8 +192,15 @@ def newest_sound(folder: Path) -> Path | None:
         if reason is None:
             return checkpoint
         print(f"{checkpoint.name} left out: {reason}", flush=True)
-        shutil.rmtree(checkpoint)
+        drop(checkpoint)
     return None
+
+
+def drop(checkpoint: Path) -> None:
+    """Remove a checkpoint at one stroke: whoever may still write to it finds it gone."""
+    gone = checkpoint.with_name(f"gone-{uuid4().hex}")
+    checkpoint.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -179,8 +216,9 @@ def resumption(folder: Path, circumstances: Mapping[str, Any], on_change: str = 
     """Return where a training goes on from, with a printed line if that was made under other circumstances.
 
     Threads, processes, the cut of the batch and the libraries' versions change the low bits of sums: where they differ, the
-    training goes on and is marked, or begins anew (`on_change`, "mark" or "restart").
+    training goes on and is marked, or begins anew (`on_change`, "mark" or "restart"). It claims the checkpoints.
     """
+    claim(folder)
     checkpoint = newest_sound(folder)
     if checkpoint is None:
         (folder / BEST).unlink(missing_ok=True)
@@ -192,7 +230,7 @@ def resumption(folder: Path, circumstances: Mapping[str, Any], on_change: str = 
     if changed and on_change == "restart":
         print(f"{told}: the training begins anew", flush=True)
         for older in numbered(folder):
-            shutil.rmtree(older)
+            drop(older)
         return resumption(folder, circumstances)
     if changed:
         print(f"{told}: low bits may differ", flush=True)

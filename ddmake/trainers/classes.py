@@ -20,6 +20,7 @@ from ddmake.backends.loading import load_tokenizer
 from ddmake.backends.models import is_adapter
 from ddmake.errors import DdmakeError
 from ddmake.trainers.common import Progress, Settings, arguments, hush, lora_config, run, tokenize
+from ddmake.trainers.evaluating import Inputs, Means, Weighed
 from ddmake.trainers.watching import Watching
 
 Rows = datasets.Dataset
@@ -54,8 +55,8 @@ def train(rows: Rows, validation: Rows | None, settings: Labelled, output: Path,
         model=model, processing_class=tokenizer, train_dataset=examples, eval_dataset=held,
         args=TrainingArguments(**arguments(settings, model, len(examples), held is not None, checkpoints)),
         data_collator=DataCollatorWithPadding(tokenizer), compute_loss_func=Loss(settings),
-        compute_metrics=lambda found: scores(found, settings.several), preprocess_logits_for_metrics=logits_alone,
     )
+    trainer.several = settings.several
     tokens = sum(map(len, examples["input_ids"])) * settings.epochs
     metrics = run(trainer, settings, output, checkpoints, progress, {"tokens": int(tokens), **counts})
     if settings.peft is not None and trainer.is_world_process_zero():
@@ -155,22 +156,49 @@ class Loss:
 
 
 class Classifying(Watching, Trainer):
-    """transformers' trainer, which stops where the loss is no number."""
+    """transformers' trainer, which tells of an evaluation how many labels are right, too."""
 
+    several: bool
 
-def logits_alone(logits: Any, labels: torch.Tensor) -> torch.Tensor:
-    """Return a model's logits, without what some kinds return beside them."""
-    return logits[0] if isinstance(logits, tuple) else logits
+    def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], return_outputs: bool = False,
+                     num_items_in_batch: Any = None) -> Any:
+        """Return the loss of some rows, and note of those that are evaluated what the model says."""
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if not self.model.training:
+            self.notes()["logits"].append(outputs.logits.float().cpu().numpy())
+        return (loss, outputs) if return_outputs else loss
+
+    def weighed(self, inputs: Inputs, means: Means) -> Weighed:
+        """Return the loss of some rows, and how many labels are right: sums, which are compared with each other alone."""
+        said = agreement(means.pop("logits"), inputs["labels"].cpu().numpy(), self.several)
+        return super().weighed(inputs, means) | {name: (value, 1) for name, value in said.items()}
+
+    def concluded(self, means: dict[str, float]) -> dict[str, float]:
+        """Return what is told of all rows."""
+        return {"loss": means["loss"], **judged(means)}
 
 
 def scores(found: EvalPrediction, several: bool) -> dict[str, float]:
     """Return the share of rows whose labels are all right, and F1 as the mean over labels that are said or true of a row."""
-    logits, labels = found.predictions, found.label_ids
+    return judged(agreement(found.predictions, found.label_ids, several))
+
+
+def agreement(logits: np.ndarray, labels: np.ndarray, several: bool) -> dict[str, float]:
+    """Return counts: of rows, of those whose labels are all right, and of each label being said and true, and said or true (twice
+    where both).
+    """
     if several:
         said, true = logits > 0, labels > 0
     else:
         every = np.arange(logits.shape[1])
         said, true = logits.argmax(1)[:, None] == every, labels[:, None] == every
-    both, either = (said & true).sum(0), said.sum(0) + true.sum(0)
-    each = 2 * both[either > 0] / either[either > 0]
-    return {"accuracy": float((said == true).all(1).mean()), "f1": float(each.mean()) if len(each) else 1.0}
+    told = {"both": (said & true).sum(0), "either": said.sum(0) + true.sum(0)}
+    return {"rows": len(said), "right": (said == true).all(1).sum(),
+            **{f"{what} {label}": count for what, counts in told.items() for label, count in enumerate(counts)}}
+
+
+def judged(told: Mapping[str, float]) -> dict[str, float]:
+    """Return accuracy and F1, given what `agreement` tells of rows."""
+    labels = [name.removeprefix("either ") for name in told if name.startswith("either ") and told[name]]
+    each = [2 * told[f"both {label}"] / told[f"either {label}"] for label in labels]
+    return {"accuracy": float(told["right"] / told["rows"]), "f1": float(np.mean(each)) if each else 1.0}

@@ -23,13 +23,14 @@ from ddmake.backends.loading import load_generation, load_model, load_tokenizer
 from ddmake.backends.models import SEPARATOR, is_adapter
 from ddmake.ddfile.specs import Lora
 from ddmake.errors import DdmakeError, did_you_mean
-from ddmake.trainers import best, samples, trackers
+from ddmake.trainers import best, samples
 from ddmake.trainers.checkpoints import BEST, Saver, by_first, libraries, resumption
 from ddmake.trainers.quantizing import load_rounded
 from ddmake.trainers.ranks import all_here, gathered, need_sharded, sharing
 from ddmake.trainers.tokens import IGNORED as IGNORED
 from ddmake.trainers.tokens import Encode as Encode
 from ddmake.trainers.tokens import tokenize as tokenize
+from ddmake.trainers.tracking import Heard, Tracking, tracked
 from ddmake.trainers.watching import Progress, Teller
 from ddmake.trainers.watching import Watching as Watching
 
@@ -160,10 +161,15 @@ def cut_batch(settings: Settings) -> tuple[int, int]:
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     share, rest = divmod(settings.batch_size, processes)
-    micro = settings.micro_batch or max(size for size in range(1, min(share, 16) + 1) if share % size == 0)
+    micro = settings.micro_batch or at_once(share)
     if rest or share % micro:
         raise DdmakeError(f"batch_size={settings.batch_size} can't be cut into {processes} processes × micro_batch={micro}.")
     return micro, share // micro
+
+
+def at_once(examples: int) -> int:
+    """Return how many of a batch's examples are taken at once where that isn't stated: 16 at most."""
+    return max(size for size in range(1, min(examples, 16) + 1) if examples % size == 0)
 
 
 def arguments(settings: Settings, model: torch.nn.Module, examples: int, evaluated: bool,
@@ -210,15 +216,18 @@ def run(trainer: Trainer, settings: Settings, output: Path, checkpoints: Path, p
     """Train from the newest sound checkpoint or from the start, fill the model folder, and return the metrics.
 
     `shown` are rows of which some are asked of the model when it is there, for a reader to look at. `saves` fills the folder of
-    a model that isn't saved like others, and returns what more there is to tell of it.
+    a model that isn't saved like others, and returns what more there is to tell of it. Raises Paused where its time is over.
     """
     circumstances = {"threads": torch.get_num_threads(), "processes": trainer.args.world_size,
                      "micro_batch": trainer.args.per_device_train_batch_size, **libraries()}
     since = by_first(lambda: resumption(checkpoints, circumstances, settings.on_change))
     saver = Saver(checkpoints, circumstances, since.seconds, since.marks)
-    watch(trainer, settings, saver, output, progress)
-    with steady(settings):
+    made_of = told(settings, notes.get("examples", len(trainer.train_dataset)))
+    names = settings.trackers if trainer.is_world_process_zero() else ()
+    with steady(settings), tracked(names, made_of, output, checkpoints) as tracking:
+        watch(trainer, settings, saver, progress, tracking)
         trainer.train(resume_from_checkpoint=str(since.checkpoint) if since.checkpoint else None)
+        saver.need_whole(trainer.state.global_step)
         metrics = measure(trainer, keeps_best(settings)) | {"runtime_s": round(saver.seconds(), 1)} | dict(notes)
     if since.marks:
         metrics |= {"reproducible": False, "why_not": "; ".join(since.marks)}
@@ -228,20 +237,18 @@ def run(trainer: Trainer, settings: Settings, output: Path, checkpoints: Path, p
     whole = gathered(trainer)
     if trainer.is_world_process_zero():
         metrics |= (saves or save)(trainer, settings, output, whole) or {}
-        examples = notes.get("examples", len(trainer.train_dataset))
-        found = metrics | curves(trainer.state.log_history) | {"settings": told(settings, examples)}
+        found = metrics | curves(trainer.state.log_history) | {"settings": made_of}
         (output / "metrics.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         if shown is not None and not settings.sharded:
             samples.write(trainer, shown, settings.separator, output)
     return metrics
 
 
-def watch(trainer: Trainer, settings: Settings, saver: Saver, output: Path, progress: Progress) -> None:
+def watch(trainer: Trainer, settings: Settings, saver: Saver, progress: Progress, tracking: Tracking) -> None:
     """Have a trainer tell of itself, keep checkpoints and what is best."""
     trainer.remove_callback(PrinterCallback)
-    told = trackers.callbacks(settings.trackers, trainer.args, output, saver.folder) if trainer.is_world_process_zero() else ()
     keeper = [best.Best(saver.folder, settings.patience)] if keeps_best(settings) else []
-    for callback in (Teller(progress), saver, *keeper, *told):
+    for callback in (Teller(progress), saver, *keeper, Heard(tracking)):
         trainer.add_callback(callback)
     if settings.sharded:
         need_sharded(trainer)
@@ -271,10 +278,11 @@ def steady(settings: Settings) -> Iterator[None]:
 
 
 def curves(history: Sequence[Mapping[str, float]]) -> dict[str, list[list[float]]]:
-    """Return the loss, and of preferences the accuracy and the margin, as `[step, value]`."""
+    """Return the loss, and of preferences the accuracy and the margin, as `[step, value]`; so, too, what evaluations told."""
+    names = CURVES | {f"eval_{logged}": f"eval_{name}" for logged, name in CURVES.items()}
     found: dict[str, list[list[float]]] = {"loss_curve": []}
     for entry in history:
-        for logged, name in CURVES.items():
+        for logged, name in names.items():
             if logged in entry:
                 found.setdefault(f"{name}_curve", []).append([entry["step"], entry[logged]])
     return found

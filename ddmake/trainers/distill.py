@@ -36,6 +36,7 @@ from ddmake.trainers.common import (
     run,
     tokenize,
 )
+from ddmake.trainers.evaluating import next_tokens
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ def pieces(tokenizer: Any) -> int:
 class Distilling(Watching, Trainer):
     """A trainer by a teacher's probabilities."""
 
+    items = staticmethod(next_tokens)
     loss_is_scaled_for_ga = True  # by the tokens of a whole batch
     teacher: torch.nn.Module
     settings: Distilled
@@ -119,12 +121,6 @@ class Distilling(Watching, Trainer):
         if num_items_in_batch is None:
             return total / learned.sum()
         return total / num_items_in_batch * self.args.world_size  # the processes' gradients are averaged
-
-    def prediction_step(self, model: torch.nn.Module, inputs: dict[str, Any], prediction_loss_only: bool,
-                        ignore_keys: list[str] | None = None) -> tuple[torch.Tensor, None, None]:
-        """Return the loss of validation examples."""
-        with torch.no_grad(), self.compute_loss_context_manager():
-            return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
 
 
 def taught(ours: torch.Tensor, theirs: torch.Tensor, labels: torch.Tensor, settings: Distilled) -> torch.Tensor:

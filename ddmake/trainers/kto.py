@@ -13,6 +13,7 @@ from ddmake.trainers.common import (
     Progress,
     Settings,
     arguments,
+    at_once,
     cut_batch,
     hush,
     load_base,
@@ -21,6 +22,7 @@ from ddmake.trainers.common import (
     run,
     tokenize,
 )
+from ddmake.trainers.evaluating import Inputs, Means, Weighed
 from ddmake.trainers.preference import Answers, Rows, Watching, reference, still
 
 NAMES = ("prompt_ids", "completion_ids", "label")
@@ -52,6 +54,7 @@ def train(rows: Rows, validation: Rows | None, settings: Unpaired, output: Path,
     examples, counts = tokenize(shuffled, answers, folder / "train.arrow", *given)
     held = tokenize(validation, answers, folder / "validation.arrow", *given)[0] if validation else None
     config = arguments(settings, model, len(examples), held is not None, checkpoints)
+    config["per_device_eval_batch_size"] = settings.micro_batch or at_once(settings.batch_size)  # in however many processes
     trainer = Preferring(
         model=model, ref_model=reference(settings), processing_class=tokenizer, train_dataset=examples, eval_dataset=held,
         data_collator=Neighbours(pad_token_id=tokenizer.pad_token_id),
@@ -95,3 +98,15 @@ class Neighbours(DataCollatorForUnpairedPreference):
 
 class Preferring(Watching, KTOTrainer):
     """TRL's trainer, on rows that are tokens."""
+
+    def weighed(self, inputs: Inputs, means: Means) -> Weighed:
+        """Return the means of a batch; rewards are those of wanted and of unwanted answers, of which it may have none."""
+        wanted = int(inputs["label"].sum())
+        told = super().weighed(inputs, {name: value for name, value in means.items() if "/" not in name})
+        counts = {"rewards/chosen": wanted, "rewards/rejected": len(inputs["label"]) - wanted}
+        return told | {name: (means.get(name, 0.0), count) for name, count in counts.items()}
+
+    def concluded(self, means: dict[str, float]) -> dict[str, float]:
+        """Return what is told of all examples, and add by how much wanted answers have the higher rewards."""
+        sides = [means[name] for name in ("rewards/chosen", "rewards/rejected") if name in means]
+        return means | ({"rewards/margins": sides[0] - sides[1]} if len(sides) == 2 else {})

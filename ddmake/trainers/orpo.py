@@ -3,7 +3,6 @@
 The loss is ours, on transformers' Trainer: TRL's is experimental, tokenises in a way of its own, and learns the prompts too.
 """
 
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,22 +71,14 @@ class Preferring(Watching, Trainer):
         """Return the mean loss of a batch's pairs, and note their accuracy and margin for the log."""
         chosen, rejected = mean_log_probabilities(model, inputs).chunk(2)
         rewards = self.beta * (chosen - rejected).detach()
-        noted = self.__dict__.setdefault("noted", defaultdict(list))
-        noted["rewards/accuracies"].append((rewards > 0).float().mean().item())
-        noted["rewards/margins"].append(rewards.mean().item())
+        self.notes()["rewards/accuracies"].append((rewards > 0).float().mean().item())
+        self.notes()["rewards/margins"].append(rewards.mean().item())
         return odds_ratio_loss(chosen, rejected, self.beta)
-
-    def prediction_step(self, model: torch.nn.Module, inputs: dict[str, Any], prediction_loss_only: bool,
-                        ignore_keys: list[str] | None = None) -> tuple[torch.Tensor, None, None]:
-        """Return the loss of validation pairs."""
-        with torch.no_grad(), self.compute_loss_context_manager():
-            return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log with the means of what all processes have noted since."""
-        prefix = "" if "loss" in logs else "eval_"
-        noted = self.__dict__.pop("noted", {})
-        super().log({**logs, **{f"{prefix}{name}": mean(values) for name, values in noted.items()}}, start_time)
+        super().log({**logs, **{name: mean(values) for name, values in self.notes().items()}}, start_time)
+        self.notes().clear()
 
 
 def mean_log_probabilities(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:

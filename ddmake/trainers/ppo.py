@@ -42,7 +42,7 @@ from ddmake.trainers.preference import reference, still
 from ddmake.trainers.rewards import Question, Task
 from ddmake.trainers.standing import Keeper, Moving, Standing
 from ddmake.trainers.sums import joined, mean, processes, total
-from ddmake.trainers.tracking import Tracking, begun
+from ddmake.trainers.tracking import Tracking, tracked
 from ddmake.trainers.watching import stop
 
 NOTED = {name: name for name in ("loss", "reward", "kl", "kl_coefficient", "length", "cut", "eval_reward")}
@@ -133,26 +133,26 @@ class Training:
         """Go on from the newest sound checkpoint, or begin; fill the model folder, and return the metrics."""
         self.standing = self.keeper.resume() or self.standing
         self._tell(f"resumed after step {self.step}" if self.standing.round else "begins")
-        tracking = self._tracking(output)
+        names = self.settings.trackers if PartialState().is_main_process else ()
+        with tracked(names, common.told(self.settings, len(self.prompts)), output, self.keeper.folder) as tracking:
+            tracking.begin(self.standing.history)
+            samples = self._rounds(tracking)
+        return self._finish(output, samples)
+
+    def _rounds(self, tracking: Tracking) -> Samples:
         every, since, samples = max(1, self.rounds // common.POINTS), [], []
+        self.keeper.need_time(self.step)
         while self.standing.round < self.rounds:
             noted, samples = self.turn()
             since.append(noted)
-            if self.standing.round % every == 0 or self.standing.round == self.rounds:
+            ends = self.keeper.ends()
+            if ends or self.standing.round % every == 0 or self.standing.round == self.rounds:
                 samples = self._note(since) or samples
                 tracking.note(self.step, self.standing.history[-1])
                 since = []
                 if self.standing.round < self.rounds:
-                    self.keeper.keep_if_due(self.standing, self.step)
-        tracking.end()
-        return self._finish(output, samples)
-
-    def _tracking(self, output: Path) -> Tracking:
-        settings, model, folder = self.settings, self.policy.model, self.keeper.folder
-        if not settings.trackers or not PartialState().is_main_process:
-            return Tracking([])
-        arguments = common.arguments(settings, model, len(self.prompts), False, folder)
-        return begun(settings.trackers, arguments, model, output, folder)
+                    self.keeper.keep_if_due(self.standing, self.step, ends)
+        return samples
 
     def turn(self) -> tuple[dict[str, float], Samples]:
         """Do a round, and return what is noted of it and some of its answers."""

@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from accelerate.data_loader import BatchSamplerShard
 from accelerate.utils import DistributedType
 from torch.utils.data import BatchSampler, DataLoader
@@ -54,6 +56,24 @@ def whole(loader: DataLoader) -> DataLoader:
     return _cut(loader, Whole)
 
 
+def own(loader: DataLoader) -> int:
+    """Return how many of the first batches of a `whole` loader count: those behind them are another process's again."""
+    batches = loader.batch_sampler
+    if not isinstance(batches, Whole):
+        return len(batches)
+    return len(range(batches.process_index, len(batches.batch_sampler), batches.num_processes))
+
+
+@contextmanager
+def apart(accelerator: Accelerator) -> Iterator[None]:
+    """Leave each process what it computes, where a trainer would gather that of all: they have batches of different sizes."""
+    accelerator.gather = accelerator.gather_for_metrics = lambda values: values
+    try:
+        yield
+    finally:
+        del accelerator.gather, accelerator.gather_for_metrics
+
+
 def shared(loader: DataLoader) -> DataLoader:
     """Have each process take a share of every batch, of which each was drawn for all of them."""
     return _cut(loader, Shares)
@@ -90,7 +110,7 @@ class Alike(Dealt):
 
 
 class Whole(BatchSamplerShard):
-    """The batches of one process in their order; at the end the first ones again, which are left out of what is gathered."""
+    """The batches of one process in their order; at the end the first ones again, so that each has as many."""
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield the places of the examples; as many batches in each process."""

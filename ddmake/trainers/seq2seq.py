@@ -26,6 +26,7 @@ from ddmake.trainers.common import (
     run,
     tokenize,
 )
+from ddmake.trainers.evaluating import label_tokens
 from ddmake.trainers.tokens import content_of
 from ddmake.trainers.turns import Beside, turns_of
 
@@ -71,6 +72,8 @@ def adapted(model: torch.nn.Module, settings: Settings) -> torch.nn.Module:
 
 class Supervised(Watching, Seq2SeqTrainer):
     """transformers' trainer, watched."""
+
+    items = staticmethod(label_tokens)
 
 
 class Encoder:

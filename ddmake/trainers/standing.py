@@ -1,7 +1,6 @@
 """Where a training of our own stands, as a checkpoint holds it: weights, optimiser, schedule, and some numbers."""
 
 import json
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -14,6 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch.optim.lr_scheduler import LRScheduler
 
 from ddmake.trainers import checkpoints
+from ddmake.trainers.claims import need_own
+from ddmake.trainers.pausing import Paused, warned
 
 WEIGHTS, OPTIMIZER, NUMBERS = "weights.safetensors", "optimizer.pt", "standing.json"
 
@@ -45,6 +46,7 @@ class Keeper:
         self.found = checkpoints.by_first(lambda: checkpoints.resumption(folder, circumstances, on_change))
         self.begun = self.last = time.monotonic()
         self.pause = checkpoints.SECONDS
+        self.first = 0  # the step that the training begins after
 
     def seconds(self) -> float:
         """Return how long the training has taken, with the attempts that it goes on from."""
@@ -59,6 +61,7 @@ class Keeper:
         sound = self.found.checkpoint
         if sound is None:
             return None
+        self.first = int(sound.name.rpartition("-")[2])
         weights = load_file(sound / WEIGHTS)
         with torch.no_grad():
             for name, parameter in self.moving.parameters.items():
@@ -68,18 +71,30 @@ class Keeper:
         self.moving.schedule.load_state_dict(kept["schedule"])
         return Standing(**json.loads((sound / NUMBERS).read_text(encoding="utf-8")))
 
-    def keep_if_due(self, standing: Standing, step: int) -> None:
-        """Write a checkpoint if it is time for one."""
-        if not checkpoints.agreed(time.monotonic() - self.last >= self.pause):
+    def ends(self) -> bool:
+        """Tell whether this job's time is nearly over, in all processes alike."""
+        return checkpoints.agreed(warned())
+
+    def need_time(self, step: int) -> None:
+        """Raise Paused where there is no time for another step."""
+        if self.ends():
+            raise Paused(step, 0)
+
+    def keep_if_due(self, standing: Standing, step: int, ends: bool) -> None:
+        """Write a checkpoint if it is time for one. Raises Paused where the training `ends` with that."""
+        if not (ends or checkpoints.agreed(time.monotonic() - self.last >= self.pause)):
             return
         began = time.monotonic()
         if PartialState().is_main_process:
             self._write(standing, self.folder / f"checkpoint-{step}")
+        if ends:
+            raise Paused(step, step - self.first)
         self.last = time.monotonic()
         self.pause = max(checkpoints.SECONDS, checkpoints.SHARE * (self.last - began))
 
     def _write(self, standing: Standing, checkpoint: Path) -> None:
         moving = self.moving
+        need_own(self.folder)
         with checkpoints.written(checkpoint):
             checkpoint.mkdir(parents=True)
             weights = {name: value.detach().cpu().contiguous() for name, value in moving.parameters.items()}
@@ -90,4 +105,4 @@ class Keeper:
             checkpoints.seal(checkpoint, {"circumstances": self.circumstances, "seconds": round(self.seconds(), 1),
                                           "marks": self.found.marks})
         for older in checkpoints.numbered(self.folder)[checkpoints.KEEP:]:
-            shutil.rmtree(older)
+            checkpoints.drop(older)

@@ -134,10 +134,9 @@ def loss_of(model: SentenceTransformer, settings: Placing, micro: int) -> torch.
     if settings.loss == "triplet":
         return losses.TripletLoss(model, distance_metric=losses.TripletDistanceMetric.COSINE, triplet_margin=settings.margin)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    told = {"scale": settings.scale, "gather_across_devices": processes > 1}
     if micro < settings.batch_size // processes:
-        return losses.CachedMultipleNegativesRankingLoss(model, mini_batch_size=micro, **told)
-    return losses.MultipleNegativesRankingLoss(model, **told)
+        return losses.CachedMultipleNegativesRankingLoss(model, mini_batch_size=micro, scale=settings.scale)
+    return losses.MultipleNegativesRankingLoss(model, scale=settings.scale)
 
 
 class Training(Watching, SentenceTransformerTrainer):
@@ -153,6 +152,13 @@ class Training(Watching, SentenceTransformerTrainer):
         if dataset is self.eval_dataset:
             return DefaultBatchSampler(SequentialSampler(dataset), batch_size=batch_size, drop_last=False)
         return super().get_batch_sampler(dataset, batch_size, drop_last, valid_label_columns, generator, seed)
+
+    def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], return_outputs: bool = False,
+                     num_items_in_batch: Any = None) -> Any:
+        """Return the loss of a batch, of which each process learns a share; one that is evaluated is whole in one process."""
+        if self.together:
+            self.loss.gather_across_devices = self.model.training and self.args.world_size > 1
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)

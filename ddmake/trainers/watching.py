@@ -1,4 +1,4 @@
-"""What is watched as a training goes on: losses that are no numbers, what can't be written, evaluating that draws no chance."""
+"""What is watched as a training goes on: losses that are no numbers, what can't be written."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -12,39 +12,23 @@ from transformers import TrainerCallback
 from ddmake.errors import DdmakeError
 from ddmake.trainers import ranks
 from ddmake.trainers.checkpoints import written
+from ddmake.trainers.evaluating import Evaluating
 
 Progress = Callable[[int, int, str], None]
 SHOWN = 3  # texts of a batch that a training stops at, so many letters of each
 LETTERS = 200
 
 
-class Watching:
-    """A trainer of transformers that stops where the loss is no number, and that evaluates without drawing on chance."""
+class Watching(Evaluating):
+    """A trainer of transformers that stops where the loss is no number."""
 
     alike = False  # whether each of several processes must take as many examples
     together = False  # whether the loss compares what is in a batch, which is then drawn for all processes
-
-    def evaluate(self, eval_dataset: Any = None, ignore_keys: list[str] | None = None,
-                 metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Evaluate as the trainer does, and put the random state back."""
-        with torch.random.fork_rng():
-            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
     def get_train_dataloader(self) -> DataLoader:
         """Return the batches, whose examples are those that one process alone would take."""
         loader = super().get_train_dataloader()
         return ranks.shared(loader) if self.together else ranks.dealt(loader, self.alike)
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """Return the batches to evaluate on."""
-        loader = super().get_eval_dataloader(eval_dataset)
-        if self.together:
-            return ranks.shared(loader)
-        return loader if self.alike else ranks.whole(loader)
-
-    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Any:
-        """Count what is learned of a whole batch; of one that is evaluated nothing, since each process has one of its own."""
-        return super()._get_num_items_in_batch(batch_samples, device) if torch.is_grad_enabled() else None
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Take the gradient of some examples. Raises DdmakeError for a loss that is no number."""
