@@ -132,3 +132,15 @@ def service(request):
     yield found
     found.process.kill()
     found.process.wait()
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """A real Slurm on this machine, the same for all tests of a process."""
+    import slurm_cluster
+
+    if lacking := slurm_cluster.missing():
+        pytest.skip(f"this machine has no {', '.join(lacking)}: apt-get install munge slurmctld slurmd slurm-client")
+    found = slurm_cluster.Cluster()
+    yield found
+    found.stop()

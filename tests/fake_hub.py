@@ -28,7 +28,7 @@ class Repo:
     commits: dict[str, Files] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
     private: bool = False
-    proposed: list[str] = field(default_factory=list)  # commits of pull requests
+    proposed: list[str] = field(default_factory=list)  # what pull requests are called
 
 
 @dataclass
@@ -157,16 +157,18 @@ class _Handler(BaseHTTPRequestHandler):
         elif parts[4] == "branch":
             self._branch(self.hub.repos[path], parts[5])
         elif parts[4] == "preupload":
-            self._preupload(path, parts[5], json.loads(body)["files"])
+            self._preupload(path, "/".join(parts[5:]), json.loads(body)["files"])
         elif parts[4] == "commit":
-            self._take_commit(path, parts[5], [json.loads(line) for line in body.splitlines()])
+            self._take_commit(path, "/".join(parts[5:]), [json.loads(line) for line in body.splitlines()])
         else:
             return False
         return True
 
     def _proposes(self, line: str, body: bytes) -> bool:
-        """Tell whether something takes no right to write: what belongs to a pull request, whose contents name no branch."""
-        return "create_pr=1" in self.path or line.endswith("objects/batch") and "ref" not in json.loads(body)
+        """Tell whether something takes no right to write: what belongs to a pull request, new or there, whose contents name no branch."""
+        if line.endswith("objects/batch"):
+            return json.loads(body).get("ref", {"name": "refs/pr/"})["name"].startswith("refs/pr/")
+        return "create_pr=1" in self.path or "/refs/pr/" in line
 
     def _create(self, told: dict[str, str]) -> None:
         path = f"{told.get('type', 'model')}s/{told['organization']}/{told['name']}"
@@ -213,13 +215,19 @@ class _Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = base64.b64decode(value["content"])
         propose = "create_pr=1" in self.path
         sha = self.hub.push(path, files, f"refs/pr/{len(repo.proposed) + 1}" if propose else revision)
-        repo.proposed += [sha] if propose else []
+        repo.proposed += [lines[0]["value"]["summary"]] if propose else []
         url = f"{self.hub.url}/{path}"
         self._json({"commitOid": sha, "commitUrl": f"{url}/commit/{sha}", "pullRequestUrl": f"{url}/discussions/{len(repo.proposed)}"})
 
     def _api(self, kind: str, path: str, rest: list[str], body: bytes) -> None:
         """Answer about a repository: itself, its tree, or some of its paths, at a revision."""
-        verb, revision = (rest[0], rest[1]) if len(rest) > 1 else ("revision", "main")
+        if kind == "whoami-v2":
+            self._json({"name": self.headers["Authorization"].rpartition("_")[2], "type": "user"})
+            return
+        if rest == ["discussions"]:
+            self._json(self._discussions(kind, path))
+            return
+        verb, revision = (rest[0], "/".join(rest[1:]) if rest[0] == "revision" else rest[1]) if len(rest) > 1 else ("revision", "main")
         found = self._commit(path, revision)
         if found is None:
             return
@@ -234,6 +242,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._json([entry for entry in _entries(files) if entry["path"] in wanted])
         else:
             self._refuse(404, "EntryNotFound")
+
+    def _discussions(self, kind: str, path: str) -> dict[str, object]:
+        found = [{"title": title, "num": number, "author": {"name": "reader"}, "createdAt": "2026-01-01T00:00:00.000Z", "status": "open",
+                  "repo": {"name": path.partition("/")[2], "type": kind.removesuffix("s")}, "isPullRequest": True}
+                 for number, title in enumerate(self.hub.repos[path].proposed, 1)]
+        return {"discussions": found, "count": len(found), "start": 0}
 
     def _file(self, path: str, revision: str, name: str) -> None:
         found = self._commit(path, revision)

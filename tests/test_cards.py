@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -73,12 +74,12 @@ def tokens(text):
 
 
 def test_each_target_that_was_made_has_its_card_and_its_line(made):
-    names = ["data/topics", "data/tweets", "data/parts/train", "data/parts/validation", "data/labels"]
-    assert sorted(cards_in(made)) == sorted(names)
+    names = ["data/labels", "data/parts/train", "data/parts/validation", "data/topics", "data/tweets"]
+    assert sorted(cards_in(made)) == names
     lines = (made / "printed").read_text().splitlines()
     assert [line.split()[0] for line in lines] == names
     assert len({line.index("dataset") for line in lines}) == 1
-    assert "6 rows; 2 steps; synthetic; toy" in lines[1] and lines[1].endswith("cards/data/tweets/README.md")
+    assert "6 rows; 2 steps; synthetic; toy" in lines[4] and lines[4].endswith("cards/data/tweets/README.md")
 
 
 def test_a_card_tells_the_whole_chain(made):
@@ -162,15 +163,25 @@ def test_cards_are_the_same_when_written_again_elsewhere_or_printed(made):
 
 
 @pytest.mark.parametrize(("args", "code", "told"), [
-    (["data/unmade"], 2, "data/unmade isn't made yet. Do: ddmake data/unmade"),
+    (["unmade"], 2, "Nothing is made at 'unmade'. Do: ddmake unmade. (Of an alias, name the targets: the Ddfile isn't run for this.)"),
     (["data/labls"], 2, "Did you mean 'data/labels'?"),
-    (["--to", "."], 2, "would lie in data/topics, which would count as edited"),
+    (["--to", "."], 2, "would lie in data/labels, which would count as edited"),
     (["data/labels", "--to", "data"], 0, "data/data/labels/README.md"),
     (["./data/labels", "data/parts"], 0, "data/parts/validation"),
+    (["data/t*"], 0, "data/tweets"),
+    (["data/labels", "n=3"], 0, "Knobs count for nothing here"),
 ])
 def test_what_is_asked_for(made, args, code, told):
     done = ddmake(made, "cards", *args)
     assert (done.returncode, told in done.stdout + done.stderr) == (code, True), done.stdout + done.stderr
+
+
+def test_what_was_deleted_has_a_card_by_its_name_alone(project):
+    project.write("in.jsonl", '{"a": 1}\n')
+    project.ddfile(SAYING, "").make()
+    shutil.rmtree(project.root / "data/more")
+    assert [line.split()[0] for line in project.make("cards").output.splitlines()] == ["data/rows"]
+    assert "deleted since" in project.make("cards", "data/more").output
 
 
 def test_nothing_is_written_where_nothing_is_made(tmp_path):
@@ -354,8 +365,8 @@ def test_the_user_is_believed_and_others_are_unknown(traces):
     traces.placed(traces.add("data/x", made_of=server, used=[ours]))
     found = traces.card("data/x")
     model, = found["data_card"]["data/x"]["models"]
-    assert model == {"name": "openai/gpt-4o", "card": "unknown", "license": "MIT", "sampling": {"extra": {"effort": "low"}},
-                     "endpoint": "https://host:8000/v1"}
+    assert model == {"name": "openai/gpt-4o", "card": "https://example.org/m", "license": "MIT", "endpoint": "https://host:8000/v1",
+                     "sampling": {"extra": {"api_key": "[secret left out]", "effort": "low"}}}
     assert found["data_card"]["data/x"]["URL"] == ["https://example.org/m"] and found["license"] == "MIT"
     assert "hunter2" not in json.dumps(found) + readme(found)
 
@@ -433,22 +444,115 @@ more = transform("data/more", rows, llm=llm("echo"), prompt="{{ a }}", column="b
 """
 
 
-def test_what_is_said_later_counts_at_once_and_makes_nothing_stale(project):
+def test_what_is_said_later_counts_after_the_next_run_and_makes_nothing_stale(project):
     project.write("in.jsonl", '{"a": 1}\n')
     project.ddfile(SAYING, "").make()
     card = lambda: json.loads(project.make("cards", "data/more", "--json").output)
     assert card()["licenses"] == {"in.jsonl": "unknown", "echo": "apache-2.0"}
     project.ddfile(SAYING + 'facts("./in.jsonl", license="mit", url="https://a.b")\nfacts("echo", license="mit")\n', "")
     assert project.make("-n", "-v").verdicts() == {"data/rows": "fresh", "data/more": "fresh"}
+    assert "Nothing to do" in project.make().output
     found = card()
     assert found["licenses"] == {"in.jsonl": "mit", "echo": "mit"} and found["license"] == "mit"
     assert found["data_card"]["data/rows"]["URL"] == ["https://a.b"]
-    project.ddfile(SAYING + 'facts(rows, license="mit", citation="@misc{rows}")\nfacts(more, license="cc0-1.0")\n', "")
+    project.ddfile(SAYING + 'facts(rows, license="mit", citation="@misc{rows}")\nfacts(more, license="cc0-1.0")\n', "").make()
     found = card()
     assert found["licenses"] == {"in.jsonl": "mit", "data/rows": "mit", "echo": "apache-2.0", "data/more": "cc0-1.0"}
     assert found["license"] == "cc0-1.0" and "@misc{rows}" in found["data_card"]["data/rows"]["Citation Information"]
-    project.ddfile(SAYING, "")
+    project.ddfile(SAYING, "").make()
     assert card()["licenses"] == {"in.jsonl": "unknown", "echo": "apache-2.0"}, "what isn't said any more doesn't count"
+
+
+SEEN = """
+from ddmake import llm, step
+from ddmake.rules import jsonl, transform
+
+def long(row):
+    return len(row["a"]) > 1
+
+def upper(text, row):
+    return text.upper()
+
+rows = jsonl("data/rows", "in.jsonl")
+
+@step("data/some.csv", rows.take(3).filter(long).select("a"))
+def some(rows):
+    return rows
+
+@step("data/filled.csv", rows)
+def filled(rows, output):
+    output.write_text("a\\n1\\n")
+
+both = transform("data/both", rows.filter(lambda row: row["a"] != "b"), llm=llm("echo"), prompt="{{ a }}", parse=upper)
+"""
+
+
+@pytest.fixture
+def seen(project):
+    """A project whose rules see their inputs through views, and that makes files of rows."""
+    project.write("in.jsonl", "".join(f'{{"a": "{a}", "n": 1}}\n' for a in ("b", "cc", "dd", "ee", "f")))
+    project.ddfile(SEEN, "").make()
+    return project
+
+
+def card_of(project, target):
+    found = json.loads(project.make("cards", target, "--json").output)
+    pytest.importorskip("jsonschema").Draft202012Validator(json.loads(SCHEMA.read_text())).validate(found)
+    return found
+
+
+def readme_of(project, target):
+    project.make("cards", target)
+    return text_of(project.root, target)
+
+
+def test_a_view_is_told_and_never_taken_for_all_rows(seen):
+    view = ".take(3).filter(long).select('a')"
+    given, = card_of(seen, "data/some.csv")["data_card"]["data/some.csv"]["inputs"]
+    assert (given["rows"], given["views"]) == (5, [view])
+    text = readme_of(seen, "data/some.csv")
+    assert f"made by `some` from `data/rows` (`{view}` of the 5 rows)" in text
+    assert f"| `data/rows` `{view}` |" in text and f"- rows: read `{view}` of the 5 of `data/rows`; made 2" in text
+    entry = card_of(seen, "data/both")["data_card"]["data/both"]
+    assert entry["inputs"][0]["views"] == [".filter(…)"], "a lambda has no name"
+    assert entry["settings"]["parse"] == "(the function upper)"
+    assert "views" not in card_of(seen, "data/filled.csv")["data_card"]["data/filled.csv"]["inputs"][0]
+
+
+def test_rows_of_a_file_are_counted_where_they_passed_through(seen):
+    found = card_of(seen, "data/some.csv")
+    assert found["rows"] == 2 and found["data_card"]["data/some.csv"]["outputs"]["data/some.csv"]["rows"] == 2
+    assert "size_categories:\n- n<1K\n" in readme_of(seen, "data/some.csv")
+    assert "rows" not in card_of(seen, "data/filled.csv"), "a file that its recipe wrote wasn't counted"
+    listed = {one.split()[1]: one for one in seen.make("list").output.splitlines()[1:]}
+    assert " 2 rows " in listed["data/some.csv"] and " file " in listed["data/filled.csv"]
+    (seen.root / "data/some.csv").write_text("a\ncc\n")
+    seen.make("--adopt")
+    assert "rows" not in card_of(seen, "data/some.csv"), "nobody has counted what was written by hand"
+
+
+def test_answers_that_were_known_are_told_beside_those_that_were_sent(seen):
+    assert card_of(seen, "data/both")["spent"].keys() >= {"sent", "cost"}
+    assert "cached" not in card_of(seen, "data/both")["spent"] and "known already" not in readme_of(seen, "data/both")
+    seen.write("Ddfile", SEEN.replace("text.upper()", "text.lower()"))
+    seen.make("data/both")
+    assert card_of(seen, "data/both")["spent"].keys() == {"seconds", "cached"}
+    assert "s of jobs, and 4 answers that were known already\n" in readme_of(seen, "data/both")
+
+
+def test_what_was_edited_by_hand_is_never_told_as_its_recipes(seen):
+    """Neither in its own card nor in that of what was made of it."""
+    assert "edited" not in card_of(seen, "data/both")
+    shutil.rmtree(seen.root / "data/rows")
+    rows.write([{"a": "by hand", "n": 1}], seen.root / "data/rows")
+    seen.make("--adopt")
+    found = card_of(seen, "data/rows")
+    assert found["edited"] == ["data/rows"] and found["data_card"]["data/rows"]["edited"] is True
+    assert "> **Edited by hand.** What lay at `data/rows` was changed" in readme_of(seen, "data/rows")
+    assert "- edited by hand, and kept so 20" in readme_of(seen, "data/both")
+    assert card_of(seen, "data/both")["edited"] == ["data/rows"]
+    assert "; edited by hand " in seen.make("cards", "data/both").output
+    assert "It was edited by hand" in (seen.make("report") and (seen.root / "report.html").read_text())
 
 
 @pytest.mark.parametrize(("line", "told"), [

@@ -54,7 +54,9 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def flow(made, tmp_path):
-    return Project(shutil.copytree(made.root, tmp_path / "flow"))
+    project = Project(shutil.copytree(made.root, tmp_path / "flow"))
+    project.run("-q")  # else the copy's Ddfile is a stranger's
+    return project
 
 
 def edit(project, path, old, new):

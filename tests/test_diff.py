@@ -56,6 +56,16 @@ def test_equal_ones_say_so(sides):
     assert result.code == 0 and "The same as ../there: 4 targets with equal fingerprints and equal data." in result.output
 
 
+def test_what_was_edited_by_hand_is_told_as_that(sides):
+    here, there = sides
+    for project, text in ((there, "there"), (here, "here")):
+        next((project.root / "drawn").glob("*.arrow")).unlink()
+        (project.root / "drawn").rename(project.root / f"old {text}")
+        project.write("drawn/note.txt", text)
+        project.make("--adopt")
+        assert told(here)["drawn"] == ("edited", f"by hand {'there' if text == 'there' else 'on both sides'}, and adopted")
+
+
 CHANGES = {  # what is changed there -> what is told of each target
     "template": (("templates/say.j2", "now.", "soon."), {
         "data/said": ("recipe", "template say.j2"), "data/long": ("behind", "data/said")}),

@@ -159,7 +159,11 @@ def test_sources_may_be_left_out_and_are_then_told_by_their_digest(made, monkeyp
     assert not (result.root / "in").exists() and (result.root / "table/deep/b.txt").exists()
     assert result.make("-n").verdicts()["data/rows"] == "waiting"
     (result.root / "in").mkdir()
+    (result.root / "in/rows.jsonl").write_bytes(b"{}\n")
+    bundle = str(made.root.parent / "all.tar")
+    assert "what lies there is something else: what reads it would be made again" in result.make("unpack", bundle).output
     (result.root / "in/rows.jsonl").write_bytes((made.root / "in/rows.jsonl").read_bytes())
+    assert "it lies there, and is the same" in result.make("unpack", bundle).output
     assert result.run("-q").code == 0
     made.make("pack", "--sources", "-o", "../all.tar")
     assert (there(made.root.parent / "all.tar", name="whole").root / "in/rows.jsonl").exists()
@@ -233,7 +237,42 @@ def test_secrets_in_calls_knobs_and_dotenv_are_refused(made, monkeypatch):
     assert ".env.jsonl is where secrets are kept, and is never packed" in made.run("pack").output
     made.ddfile('cfg = config(key="")\n@step("k", "table")\ndef k(table):\n    return [{"x": 1}]').make("key=sk-abcdefghij0123456789")
     monkeypatch.delenv("MY_API_KEY")
-    assert "The knobs hold an API key" in made.run("pack", "key=sk-abcdefghij0123456789").output
+    assert "The knob key is named like a secret" in made.run("pack", "key=sk-abcdefghij0123456789").output
+    made.ddfile('cfg = config(name="")\n@step("k", "table")\ndef k(table):\n    return [{"x": 1}]').make("name=sk-abcdefghij0123456789")
+    assert re.search("The knobs.* hold an API key", made.run("pack", "name=sk-abcdefghij0123456789").output)
+
+
+def test_an_old_file_that_is_no_bundle_is_not_written_over(made):
+    """Nor is a device, and a link stays one."""
+    for name, why in (("Ddfile", "is there, and is something else"), ("/dev/null", "is no plain file"), ("in/rows.jsonl", "something else")):
+        result = made.run("pack", "-o", name)
+        assert result.code == 1 and why in result.output and "only a bundle is written over" in result.output
+    assert Path("/dev/null").is_char_device()
+    made.write("old.tar", "")
+    (made.root / "link.tar").symlink_to("old.tar")
+    for _ in range(2):
+        made.make("pack", "-o", "link.tar")
+        assert (made.root / "link.tar").is_symlink() and not (made.root / "old.tar").is_symlink()
+    os.mkfifo(made.root / "pipe")
+    for words in (["unpack", "pipe"], ["diff", "pipe"]):
+        result = made.run(*words)
+        assert result.code == 1 and "pipe is no plain file, and a bundle is one" in result.output
+
+
+def test_half_a_character_in_a_constant_is_kept_shown_and_packed(tmp_path):
+    (tmp_path / "here").mkdir()
+    project = Project(tmp_path / "here").ddfile('''
+        HALF = "a\\ud83d"
+        @step("out")
+        def out(text="b\\ud83d"):
+            return [{"n": len(HALF + text)}]
+    ''')
+    project.make()
+    project.make("cards")
+    project.make("report")
+    project.make("pack", "-o", "../all.tar")
+    result = there(tmp_path / "all.tar")
+    assert result.run("-q").code == 0 and "The same as" in result.make("diff", str(tmp_path / "here")).output
 
 
 # unpacking where something is
@@ -392,12 +431,15 @@ FORGED = {  # what is done to manifest and members -> what is said
     "absent": (lambda m, f: m.update(absent={"x": 3}), r"tells of sources in a form"),
     "key": (of_traces(lambda rows: rows[0].update(key="0" * 64)), r"the trace of data/rows was made of something else than its key 0000"),
     "ingredients": (of_traces(lambda rows: rows[0]["record"]["ingredients"].update(schema=1)), r"was made of something else"),
-    "odd ingredients": (of_traces(lambda rows: rows[0]["record"].update(ingredients={"inputs": 3})), r"was made of something else"),
+    "odd ingredients": (of_traces(lambda rows: rows[0]["record"].update(ingredients={"inputs": 3})), r"tells of a job.ingredients.inputs in"),
     "no trace": (of_traces(lambda rows: rows[0].pop("made")), r"line 1 of records/traces.jsonl isn't a trace"),
     "output outside": (of_traces(lambda rows: first_output(rows)["manifest"].update({"../../x": "0" * 64})), r"'../../x', which leads out"),
     "output's path": (of_traces(lambda rows: first_output(rows).update(path="/etc/x")), r"'/etc/x', which leads out"),
     "no hash": (of_traces(lambda rows: first_output(rows)["manifest"].update(x="../..")), r"tells no hashes of data/rows"),
-    "columns": (of_traces(lambda rows: first_output(rows)["digest"].update(columns={"x": 1})), r"doesn't tell the columns of data/rows"),
+    "record": (of_traces(lambda rows: rows[0]["record"].update(usage={"a": 3})), r"line 1 of records/traces.jsonl tells of a job.usage.a in"),
+    "part of a record": (of_traces(lambda rows: rows[0]["record"]["environment"].pop("python")), r"lacks a job.environment.python"),
+    "unseen letters": (named("project/.g\u200cit/config"), r"lies where only git and ddmake write"),
+    "columns": (of_traces(lambda rows: first_output(rows)["digest"].update(columns={"x": 1})), r"tells of outputs..digest.columns.x in a form"),
     "epoch": (lambda m, f: m["epochs"].update({"data/rows": 2**70}), r"doesn't tell what lies where"),
     "no object": (of_traces(lambda rows: first_output(rows)["manifest"].update(x="0" * 64)), rf"the file {'0' * 64} of data/rows isn't in it"),
     "later": (of_traces(lambda rows: rows[0]["record"]["inputs"][0].update(trace=1)), r"doesn't come after those of its inputs"),

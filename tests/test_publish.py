@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pyarrow as pa
@@ -126,13 +127,17 @@ def test_a_dry_run_lists_what_would_be_sent_and_asks_nobody(place):
 def test_a_rule_publishes_when_named_and_is_never_restored(place):
     """An effect: fresh only if the last that was done has today's key."""
     assert place.make("-n").verdicts()["published/asked"] == "manual"
-    place.make("published/asked")
+    listed = place.make("published/asked", "-n").output
+    assert "would publish data/asked to the dataset me/asked (private if it is new" in listed and "card.json" in listed
+    assert f"published/asked  {place.hub.url}/datasets/me/asked; " in place.make("published/asked").output
     repo, told = place.hub.repos["datasets/me/asked"], json.loads((place.project.root / "published/asked/published.json").read_text())
     assert (told["commit"], told["repo"], told["private"]) == (repo.branches["main"], "me/asked", True)
     assert set(told["of"]) == {"data/asked"} and set(told["files"]) == set(place.files("datasets/me/asked")) - {".gitattributes"}
     asked = len(place.hub.asked)
     assert "Nothing to do" in place.make("published/asked").output and len(place.hub.asked) == asked
 
+    assert "published/asked: what it sends to me/asked is known once all before it is made" in \
+        place.make("published/asked", "more=x", "-n").output
     place.make("published/asked", "more=x")
     assert len(repo.commits) == 3, "made, then both"
     back = place.make("published/asked", "-n")
@@ -221,8 +226,12 @@ def test_a_pull_request_needs_no_right_to_write(place):
     assert told.code == 0 and f"published models/whole: {place.hub.url}/models/me/model/discussions/1" in told.output
     assert place.files("models/me/model") == {"config.json": b"old"}
     assert set(place.files("models/me/model", "refs/pr/1")) == {"README.md", "card.json", "config.json", "model.safetensors"}
+    again = place.run("publish", "models/whole", "--repo", "me/model", "--pr", HF_TOKEN=READER)
+    assert again.code == 0 and f"{place.hub.url}/me/model/discussions/1" in again.output and len(place.hub.repos["models/me/model"].proposed) == 1
+    other = place.run("publish", "models/whole", "--repo", "me/model", "--pr", "--message", "Another", HF_TOKEN=READER)
+    assert "discussions/2" in other.output
     nowhere = place.run("publish", "models/whole", "--repo", "me/none", "--pr")
-    assert nowhere.code == 1 and "has no model me/none" in nowhere.output
+    assert nowhere.code == 1 and "has no model me/none" in nowhere.output and "publish without" in nowhere.output
 
 
 def test_a_branch(place):
@@ -261,6 +270,16 @@ def test_it_is_not_tried_for_ever(monkeypatch):
     with pytest.raises(httpx.ConnectError):
         sending._again(ask)
     assert len(tries) == sending.TRIES and slept == [1, 2, 4, 8]
+
+
+@pytest.mark.parametrize(("error", "told"), [
+    (httpx.ConnectError("no"), "http://hub can't be reached (ConnectError). Is the network on?"),
+    (httpx.ReadError("no"), "the connection to the Hub broke off (ReadError)."),
+], ids=["out of reach", "broken off"])
+def test_a_hub_that_was_never_reached_is_told_from_one_that_broke_off(monkeypatch, error, told):
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub")
+    upload = SimpleNamespace(kind="model", wanted=SimpleNamespace(repo="me/x", revision=None))
+    assert sending._told(upload, error).startswith(told)
 
 
 @pytest.mark.parametrize(("faults", "env", "told"), [

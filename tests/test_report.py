@@ -79,7 +79,9 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def flow(made, tmp_path):
-    return Project(shutil.copytree(made.root, tmp_path / "flow"))
+    project = Project(shutil.copytree(made.root, tmp_path / "flow"))
+    project.run("-q")  # else the copy's Ddfile is a stranger's
+    return project
 
 
 class Page(HTMLParser):
@@ -155,11 +157,29 @@ def test_files_that_are_no_tables_are_shown(flow):
 def test_views_are_told_and_functions_that_are_arguments_shown(project):
     project.ddfile("""
         a = generate("a", llm=llm("echo"), prompt="x", n=5)
-        transform("b", a.take(3).filter(lambda row: True), llm=llm("echo"), prompt="y", column="c", parse=lambda text, row: text.upper())
+        transform("b", a.take(3).filter(lambda row: row["text"] != "z"), llm=llm("echo"), prompt="y", column="c", parse=lambda text, row: text.upper())
     """)
     project.make()
     words = report(project).words()
-    assert ".take(3) .filter(…)" in words and "text.upper()" in words
+    assert "a .take(3).filter(…)" in words and "text.upper()" in words
+    assert 'row["text"] != "z"' in words, "which rows a view leaves is told by its code alone"
+
+
+def test_docstrings_are_told_without_the_width_of_their_file(project):
+    project.ddfile('''
+        @step("a")
+        def a():
+            """Make a row.
+
+            A sentence that is
+            longer than a line:
+            - a point
+            - another
+            """
+            return [{"x": 1}]
+    ''').make()
+    project.make("report")
+    assert "A sentence that is longer than a line:\n- a point\n- another</p>" in (project.root / "report.html").read_text()
 
 
 def test_a_graph_that_nobody_could_read_is_left_out(project):
@@ -264,6 +284,8 @@ def test_rows_end_where_a_file_is_damaged_and_say_so(flow):
 @pytest.mark.parametrize(("args", "code", "told"), [
     (["--rows", "-1"], 2, "--rows"),
     (["-o", "no/such/folder/x.html"], 2, "-o x.html: No such file or directory. Name a file in a folder that is there."),
+    (["-o", "Ddfile"], 2, "-o Ddfile is there, and is something else: only an HTML page is written over. Name another file."),
+    (["-o", "/dev/null"], 2, "-o null is no plain file: only an HTML page is written over."),
     (["-o", "data/a/report.html"], 2, "the report would lie in data/a, which would count as edited"),
     (["data/askd", "--no-verdicts"], 2, "Nothing was ever made at 'data/askd'. Did you mean 'data/asked'?"),
     (["k=1"], 2, "no knob 'k'"),

@@ -34,6 +34,16 @@ def test_a_row_is_shown_whole_and_the_first_ones_fit_the_screen(project, monkeyp
     assert "word 300, " + ("long " * 300).strip() in project.make("show", "rows", "--row", "300").output
 
 
+def test_columns_are_chosen_by_name(project):
+    project.ddfile(ROWS.format(output="rows")).make()
+    lines = project.make("show", "rows", "-n", "1", "--columns", "score,id").output.splitlines()
+    assert [line.split() for line in lines[2:5]] == [["score", "id"], ["double", "int64"], ["0", "0.0", "0"]]
+    assert project.make("show", "rows", "--row", "3", "--columns", "text").output.splitlines()[1:] == [
+        "", "text (string)", "  word 3, long long long "]
+    told = json.loads(project.make("show", "--columns", "id", "rows", "--row", "7", "--json").output)
+    assert (told["columns"], told["shown"]) == ({"id": "int64"}, [{"number": 7, "row": {"id": 7}}])
+
+
 @pytest.mark.parametrize("rows, expected", [
     ("{'x': None, 'y': [{'z': 'é'}], 'b': b'12345'}", ["null", '[{"z": "é"}]', "5 B, binary"]),
     ("{'x': '\\x1b[2J\\u202ered\\nnext', 'y': 1, 'b': 1}", ["\\x1b[2J\\u202ered next"]),
@@ -99,6 +109,10 @@ def test_a_folder_of_files_and_a_model(project):
             (output / "b").mkdir()
             (output / "b" / "c.txt").write_text("ccc")
 
+        @step("single")
+        def single(output):
+            (output / "said.json").write_text('{"url": 1}')
+
         @train("model")
         def model(output):
             (output / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
@@ -106,6 +120,8 @@ def test_a_folder_of_files_and_a_model(project):
             (output / "metrics.json").write_text('{"train_loss": 1.25}')
     """).make()
     assert "folder: files, 2 files, 4 B; made" in (output := project.make("show", "folder").output) and "b/c.txt" in output
+    output = project.make("show", "single").output
+    assert output.startswith("single/said.json: text, 10 B; made") and output.endswith('\n{"url": 1}\n'), "there is nothing else to see"
     output = project.make("show", "model").output
     assert output.startswith("model: model, 3 files, ")
     assert all(told in output for told in ("LlamaForCausalLM", "train_loss", "1.25", "model.safetensors"))
@@ -119,7 +135,9 @@ def test_what_lies_there_counts_and_not_todays_knobs(project):
             yield from ({"x": i} for i in range(n))
     """
     project.ddfile(text).make()
-    assert project.make("show", "rows", "n=5").output.startswith("rows: 2 rows;")
+    told = project.make("show", "rows", "n=5").output.splitlines()
+    assert told[0] == "Knobs count for nothing here: this speaks of what lies there, whatever they were."
+    assert told[1].startswith("rows: 2 rows;")
     project.ddfile('@step("other")\ndef other():\n    return [{"x": 1}]')
     assert project.make("show", "rows").output.startswith("rows: 2 rows;"), "no rule makes it any more, and it lies there"
     next((project.root / "rows").glob("*.arrow")).touch()
@@ -131,11 +149,13 @@ def test_what_lies_there_counts_and_not_todays_knobs(project):
 @pytest.mark.parametrize("words, expected", [
     (["rows"], "rows isn't made yet. Do: ddmake rows"),
     (["rows", "--failed"], "rows isn't made yet. Do: ddmake rows"),
-    (["row"], "No rule in Ddfile makes 'row'. Did you mean 'rows'?"),
+    (["mad"], "mad isn't made yet. Did you mean 'made'?"),
     ([], "ddmake show takes one target, not 0. What there is: ddmake list"),
-    (["data"], "ddmake show takes one target, and data stands for 2: data/train, data/validation."),
+    (["out"], "ddmake show takes one target, and out stands for 2: out/train, out/validation."),
     (["made", "--row", "3"], "made has no row 3; it has 3 rows, the first is 0."),
     (["note.md", "--row", "0"], "--row: note.md holds no rows."),
+    (["note.md", "--columns", "x"], "--columns: note.md holds no rows."),
+    (["made", "--columns", "x,zebra"], "--columns: made has no column 'zebra'. It has: x."),
     (["made", "--failed", "--row", "3"], None),
 ])
 def test_mistakes(project, words, expected):
@@ -149,9 +169,9 @@ def test_mistakes(project, words, expected):
         @step("note.md")
         def note(output):
             output.write_text("x")
-        split("data", made)
+        split("out", made)
     """)
-    project.make("made", "note.md")
+    project.make("made", "note.md", "out")
     result = project.run("show", *words)
     if expected is None:
         assert (result.code, result.output) == (0, "made: no row failed.\n")
@@ -183,6 +203,9 @@ def test_failed_rows_are_shown_with_reason_values_and_answer(project):
     one, = told["shown"]
     assert (told["failed"], one["number"], one["reason"], one["answer"]) == (3, 17, "too\x1b[2J odd", "word 17")
     assert one["row"] == {"x": "word 17", "more": "m" * 10000}, "long values are cut"
+    of_x = project.make("show", "said", "--failed", "--columns", "x").output
+    assert "word 17" in of_x and "mmm" not in of_x
+    assert "a failed row of said has no column 'y'. It has: x, more." in project.run("show", "said", "--failed", "--columns", "y").output
     assert "row 8 didn't fail" in project.run("show", "said", "--failed", "--row", "8").output
 
 

@@ -7,7 +7,6 @@ it; serving.py starts and stops servers.
 import math
 import os
 import posixpath
-import re
 import shlex
 import shutil
 import sys
@@ -21,6 +20,7 @@ from ddmake.backends.models import ADAPTER, files_sha, is_adapter, read_json, we
 from ddmake.ddfile.specs import SERVER, is_path, served_model
 from ddmake.errors import DdmakeError, did_you_mean
 from ddmake.fingerprint import hashes
+from ddmake.store import secrets
 
 if TYPE_CHECKING:
     from ddmake.ddfile.specs import LLM
@@ -31,7 +31,6 @@ OURS = {"host", "port", "model", "model-path", "served-model-name", "alias", "re
 ADAPTED = "adapted"  # what requests call a model with its adapter
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # of a LoRA adapter, as vLLM's --max-lora-rank takes them
 START = 1800.0  # seconds until a server has to be ready, which may fetch its model first; DDMAKE_SERVER_START says otherwise
-SECRET = re.compile(r"(^|-)(key|token|secret|password)$")
 
 
 @dataclass(frozen=True)
@@ -189,7 +188,7 @@ def unsupported(spec: "LLM") -> str | None:
     for flag in spec.flags or {}:
         if _dashed(flag) in OURS:
             return f"{where}: the flag {flag!r} is ddmake's to set. Leave it out."
-        if SECRET.search(_dashed(flag)):
+        if secrets.is_named(_dashed(flag), spec.flags[flag]):
             return f"{where}: the flag {flag!r} would put a secret into keys and records. Give it by the environment."
     return _unreliable(spec, where) if kind == "transformers" else None
 

@@ -6,6 +6,7 @@ has a table of the fields, `docs/card.schema.json` a schema.
 """
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -16,25 +17,33 @@ from ddmake.cards.models import UNKNOWN
 from ddmake.cards.private import cleaned, cleaner
 from ddmake.cards.widget import widget
 from ddmake.store import Store
+from ddmake.store.forms import reading
 from ddmake.store.traces import Trace
 
 SCHEMA = 1  # raised when a field changes its meaning or goes
-OPTIONAL = ("git", "hardware", "model_card", "evaluations")  # fields that are left out where they hold nothing
+OPTIONAL = ("edited", "git", "hardware", "model_card", "evaluations")  # fields that are left out where they hold nothing
 ROWS = (".jsonl", ".csv", ".parquet")
 
 Card = dict[str, Any]
 
 
 def card(store: Store, lineage: Lineage, path: str) -> Card | None:
-    """Return the card of what was last placed at a path; None if nothing was."""
+    """Return the card of what was last placed at a path; None if nothing was.
+
+    Raises DdmakeError where what is recorded of it, or lies there, isn't of a form that ddmake writes.
+    """
+    with reading(f"What is recorded of {shown(path)}"):
+        return _card(store, lineage, path)
+
+
+def _card(store: Store, lineage: Lineage, path: str) -> Card | None:
     found = lineage.placed(path)
     if found is None:
         return None
     trace, name = found
-    out, steps = trace.outputs[name], lineage.chain(path, trace)
+    steps, out = lineage.chain(path, trace), trace.outputs[name]
     entries = {shown(step.name): _entry(lineage, step, trace) for step in steps}
     digest, kind = out["digest"], _kind(path, out, trace)
-    columns = {column: told["type"] for column, told in digest.get("columns", {}).items()}
     evaluations = _evaluations(store, lineage, path, digest["sha"])
     made = {
         "schema": SCHEMA,
@@ -47,13 +56,14 @@ def card(store: Store, lineage: Lineage, path: str) -> Card | None:
         "interpreter": "{interpreter} {python}".format(**trace.record["environment"]),
         "system": "{system} {machine}".format(**trace.record["environment"]),
         "pickled": False,
+        "edited": [step for step, entry in entries.items() if "edited" in entry],
         "git": trace.record.get("git"),
         "hardware": trace.record.get("hardware"),
         "synthetic": any(answered(entry) for entry in entries.values()),
         "toys": sorted({model["name"] for entry in entries.values() for model in entry.get("models", []) if model.get("toy")}),
         **_license(entries, path),
         "spent": spent(entries.values()),
-        **({"rows": digest["rows"], "columns": columns} if "rows" in digest else {}),
+        **_table(digest, trace.rows(name)),
         **({"model": _model(store, lineage, path, out, entries, evaluations)} if kind == "model" else {}),
         "steps": list(entries),
         "model_card": {step: entry for step, entry in entries.items() if is_model(entry)},
@@ -61,7 +71,14 @@ def card(store: Store, lineage: Lineage, path: str) -> Card | None:
         "evaluations": evaluations,
         "req_versions": trace.record["packages"],
     }
-    return cleaned({field: value for field, value in made.items() if field not in OPTIONAL or value}, cleaner(store.root))
+    clean = cache(cleaner(store.root))  # names of fields and much else come again and again
+    return cleaned({field: value for field, value in made.items() if field not in OPTIONAL or value}, clean)
+
+
+def _table(digest: Facts, rows: int | None) -> Facts:
+    """Return how many rows an artifact has, and, but of a file, of which columns."""
+    columns = {column: told["type"] for column, told in digest.get("columns", {}).items()}
+    return {name: value for name, value in {"rows": rows, "columns": columns or None}.items() if value is not None}
 
 
 def _kind(path: str, out: Facts, trace: Trace) -> str:
@@ -83,11 +100,16 @@ def _entry(lineage: Lineage, step: Step, last: Trace) -> Facts:
 
 
 def spent(entries: Iterable[Facts]) -> Facts:
-    """Return what all jobs of a chain took: seconds, and of their llms what was sent; a sum is unknown where a part is."""
+    """Return what all jobs of a chain took: seconds, and of their llms what was sent; a sum is unknown where a part is.
+
+    Answers that were known already are counted apart: what they had cost isn't in it.
+    """
     entries = list(entries)
-    asked = [used for entry in entries for used in entry.get("usage", {}).values() if used["sent"]]
-    sums = {name: _sum([used.get(name, UNKNOWN) for used in asked]) for name in ("sent", "tokens_in", "tokens_out", "cost")}
-    return {"seconds": round(sum(entry["seconds"] for entry in entries), 3), **(sums if asked else {})}
+    used = [used for entry in entries for used in entry.get("usage", {}).values()]
+    asked, cached = [one for one in used if one["sent"]], sum(one["cached"] for one in used)
+    sums = {name: _sum([one.get(name, UNKNOWN) for one in asked]) for name in ("sent", "tokens_in", "tokens_out", "cost")}
+    return {"seconds": round(sum(entry["seconds"] for entry in entries), 3), **(sums if asked else {}),
+            **({"cached": cached} if cached else {})}
 
 
 def _sum(parts: list[Any]) -> Any:

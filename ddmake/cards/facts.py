@@ -11,6 +11,7 @@ from typing import Any
 from ddmake.cards import papers
 from ddmake.cards.models import UNKNOWN, Known
 from ddmake.cards.plain import Facts, opened, plain, shown, spoken
+from ddmake.cards.seen import same, views
 from ddmake.cards.used import MADE_HERE, datasets, models_of, parameters, unique
 from ddmake.ddfile.facts import Said
 from ddmake.fingerprint.values import dicts
@@ -37,7 +38,8 @@ def facts(trace: Trace, before: Mapping[int, Trace], said: Mapping[str, Said]) -
         "doc": inspect.cleandoc(recipe.get("doc") or ""),
         "about": recipe.get("about") or "",
         "fingerprint": trace.fingerprint,
-        "outputs": {out["path"]: _output(out) for out in trace.outputs.values()},
+        "edited": True if record.get("adopted") else None,
+        "outputs": {out["path"]: _output(out, trace.rows(name)) for name, out in trace.outputs.items()},
         "inputs": [_input(given, before.get(given["trace"]), made_of) for given in record["inputs"]],
         "data": [_data(known) for known in data],
         "stated": {path: {name: text for name, text in asdict(one).items() if text} for path, one in stated.items()},
@@ -109,10 +111,10 @@ def _base(record: Mapping[str, Any]) -> str:
     return base.get("toy") or base.get("model") or shown(paths.get(base.get("sha", ""), ""))
 
 
-def _output(out: Mapping[str, Any]) -> Facts:
+def _output(out: Mapping[str, Any], rows: int | None) -> Facts:
     digest = out["digest"]
     columns = {name: column["type"] for name, column in digest.get("columns", {}).items()}
-    found = {"kind": digest["kind"], "digest": digest["sha"], "rows": digest.get("rows"), "columns": columns or None}
+    found = {"kind": digest["kind"], "digest": digest["sha"], "rows": rows, "columns": columns or None}
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -124,15 +126,16 @@ def _input(given: Mapping[str, Any], made_by: Trace | None, made_of: Mapping[str
         return {**told, "fingerprint": UNKNOWN}
     digest = next((out["digest"] for out in made_by.outputs.values() if out["digest"]["sha"] == given["digest"]), {})
     rows = {"rows": digest["rows"]} if "rows" in digest else {}
-    return {**told, "fingerprint": made_by.fingerprint, **rows, **({"observed": True} if _only_watched(digest, made_of) else {})}
+    through = {"views": seen} if (seen := views(made_of, digest)) else {}
+    watched = {"observed": True} if _only_watched(digest, made_of) else {}
+    return {**told, "fingerprint": made_by.fingerprint, **rows, **through, **watched}
 
 
 def _only_watched(digest: Facts, made_of: Mapping[str, Any]) -> bool:
     """Tell whether an input is a dataset that is no ingredient: a validation set that only draws a curve."""
     if digest.get("kind") != "dataset":
         return False
-    read = [part for _, value in parameters(made_of) for part in dicts(value) if part.get("kind") == "dataset"]
-    return not any(part["rows"] == digest["rows"] and part["columns"].items() <= digest["columns"].items() for part in read)
+    return not any(same(part, digest) for _, value in parameters(made_of) for part in dicts(value))
 
 
 def _usage(asked: Mapping[str, Any]) -> Facts:

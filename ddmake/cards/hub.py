@@ -17,7 +17,7 @@ from ddmake.cards.upload import Upload
 from ddmake.errors import DdmakeError
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
+    from huggingface_hub import Discussion, HfApi
     from huggingface_hub.hf_api import CommitInfo, DatasetInfo, ModelInfo
 
 # what an earlier publishing left and this one doesn't have would be loaded beside it
@@ -59,7 +59,7 @@ def send(upload: Upload) -> Published:
         return _send(api, upload)
     except OfflineModeIsEnabled:
         raise DdmakeError("the network is off (HF_HUB_OFFLINE, or --frozen). Nothing was sent.") from None
-    except (HfHubHTTPError, httpx.HTTPError, RuntimeError, ValueError) as error:
+    except (HfHubHTTPError, httpx.HTTPError, RuntimeError, ValueError, KeyError, TypeError) as error:
         # an upload that fails is told as a RuntimeError, of which the cause says why
         cause = error.__cause__ if type(error) is RuntimeError and error.__cause__ is not None else error
         raise DdmakeError(_told(upload, cause)) from error
@@ -70,12 +70,14 @@ def _send(api: "HfApi", upload: Upload) -> Published:
     private = _opened(api, upload)
     if wanted.revision and not wanted.pull_request:
         _again(lambda: api.create_branch(**where, branch=wanted.revision, exist_ok=True))
-    done = _again(lambda: _commit(api, upload))
+    proposed = _again(lambda: _proposed(api, upload)) if wanted.pull_request else None
+    done = _again(lambda: _commit(api, upload, proposed))
     if private and wanted.private is False:  # last, so that nobody sees what was there before
         _again(lambda: api.update_repo_settings(**where, private=False))
         private = False
     folder = "datasets/" if upload.kind == "dataset" else ""
-    return Published(wanted.repo, upload.kind, f"{api.endpoint}/{folder}{wanted.repo}", done.oid, done.pr_url, private)
+    url, request = f"{api.endpoint}/{folder}{wanted.repo}", done.pr_url if proposed is None else proposed.url
+    return Published(wanted.repo, upload.kind, url, done.oid, request, private)
 
 
 def _opened(api: "HfApi", upload: Upload) -> bool:
@@ -86,7 +88,8 @@ def _opened(api: "HfApi", upload: Upload) -> bool:
         _again(lambda: api.create_repo(**where, private=True, exist_ok=True))
         there = _again(lambda: _info(api, upload))
     if there is None:
-        raise DdmakeError(f"the Hub has no {upload.kind} {wanted.repo}, or none that your token may see.")
+        raise DdmakeError(f"the Hub has no {upload.kind} {wanted.repo}, or none that your token may see. "
+                          "A proposal needs one: look at the name, or publish without pull_request=True (--pr), which makes it.")
     if wanted.private and not there.private:
         _again(lambda: api.update_repo_settings(**where, private=True))
     return bool(wanted.private or there.private)
@@ -101,19 +104,29 @@ def _info(api: "HfApi", upload: Upload, revision: str | None = None) -> "ModelIn
         return None
 
 
-def _commit(api: "HfApi", upload: Upload) -> "CommitInfo":
+def _proposed(api: "HfApi", upload: Upload) -> "Discussion | None":
+    """Return the token's own pull request of this name that is open: what is proposed again goes into that one."""
+    if upload.wanted.revision:  # what a pull request is for, the Hub doesn't tell
+        return None
+    found = api.get_repo_discussions(upload.wanted.repo, repo_type=upload.kind, author=api.whoami()["name"],
+                                     discussion_type="pull_request", discussion_status="open")
+    return next((one for one in found if one.title == upload.message), None)
+
+
+def _commit(api: "HfApi", upload: Upload, proposed: "Discussion | None") -> "CommitInfo":
     """Send what isn't there yet, and commit all of it: what is new, and that what is stale goes."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     wanted = upload.wanted
-    there = _info(api, upload, wanted.revision)
+    revision = proposed.git_reference if proposed is not None else wanted.revision
+    there = _info(api, upload, revision)
     names = [sibling.rfilename for sibling in there.siblings or ()] if there is not None else []
     adds = [CommitOperationAdd(file.name, file.place) for file in upload.files]
     for add, file in zip(adds, upload.files, strict=True):
         add.upload_info.sha256 = bytes.fromhex(file.sha)  # known already: else each try would read all of it again
     deletes = [CommitOperationDelete(name) for name in _stale(upload, names)]
     return api.create_commit(wanted.repo, [*adds, *deletes], commit_message=upload.message, repo_type=upload.kind,
-                             revision=wanted.revision, create_pr=wanted.pull_request,
+                             revision=revision, create_pr=wanted.pull_request and proposed is None,
                              parent_commit=there.sha if there is not None else None)
 
 
@@ -162,6 +175,11 @@ def _told(upload: Upload, error: BaseException) -> str:
         return f"the Hub answered {status} for {repo}, {TRIES} times. {KEPT}"
     if status >= REFUSED:
         return f"the Hub answered {status} for {repo}: {said}."
+    if isinstance(error, (KeyError, TypeError)):  # a page of somebody's who stands in between, say
+        return f"{os.environ.get('HF_ENDPOINT', 'the Hub')} doesn't answer as the Hub does. Is HF_ENDPOINT right? {KEPT}"
     if isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError):  # metadata that it doesn't take
         return f"the Hub doesn't take it: {' '.join(str(error).split())}"
-    return f"the connection to the Hub broke off ({type(error).__name__}). {KEPT}"
+    name = type(error).__name__
+    if name.startswith("Connect"):
+        return f"{os.environ.get('HF_ENDPOINT', 'the Hub')} can't be reached ({name}). Is the network on? {KEPT}"
+    return f"the connection to the Hub broke off ({name}). {KEPT}"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-import ddmake
+from ddmake.cards.private import folders as all_folders
 from ddmake.errors import DdmakeError
 from ddmake.store import secrets
 from ddmake.store.secrets import Found
@@ -24,10 +24,7 @@ REMEDY = "Nothing was sent. Take it out where it comes from, and make the target
 
 def folders(root: Path) -> list[bytes]:
     """Return the folders of this machine that no published text may name."""
-    known = [root.absolute(), root.resolve(), Path.home(), Path(ddmake.__file__).parent]
-    if "HF_HOME" in os.environ:
-        known.append(Path(os.environ["HF_HOME"]).absolute())
-    return [os.fsencode(folder) for folder in dict.fromkeys(known) if len(folder.parts) >= SHORTEST]
+    return [os.fsencode(folder) for folder in all_folders(root) if len(folder.parts) >= SHORTEST]
 
 
 def refuse_files(files: Iterable[tuple[str, Path]], private: list[bytes]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ddmake.cards.facts import facts
 from ddmake.store import said
+from ddmake.store.forms import reading
 from ddmake.store.traces import Trace, Traces
 
 
@@ -57,9 +58,10 @@ class Lineage:
         return _named([Step(names[number], found[number]) for number in sorted(found)])
 
     def facts(self, trace: Trace) -> dict[str, Any]:
-        """Return what a card tells of a job."""
+        """Return what a card tells of a job. Raises DdmakeError where its record tells of it in another form."""
         if trace.id not in self._facts:
-            self._facts[trace.id] = facts(trace, {before.id: before for before, _ in self._before(trace)}, self.said)
+            with reading(f"The record of {trace.label}"):
+                self._facts[trace.id] = facts(trace, {before.id: before for before, _ in self._before(trace)}, self.said)
         return self._facts[trace.id]
 
     @cached_property
@@ -84,7 +86,7 @@ def _named(steps: list[Step]) -> list[Step]:
     taken: set[str] = set()
     named = []
     for step in reversed(steps):
-        name = f"{step.name}@{step.trace.fingerprint[:8]}" if step.name in taken else step.name
+        name = f"{step.name}@{step.trace.fingerprint.removeprefix('adopted ')[:8]}" if step.name in taken else step.name
         taken.add(name)
         named.append(Step(name, step.trace))
     return named[::-1]

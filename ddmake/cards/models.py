@@ -115,6 +115,6 @@ def _whole(hub: str, kind: str, revision: str | None) -> str | None:
 
 
 def told(found: Known, license: str | None, citation: str | None, url: str | None) -> Known:
-    """Return what is known with what the user says of a model in place of it."""
-    said = {"license": license, "citation": citation, "url": url}
+    """Return what is known with what the user says of it in its place; where no card is known, the page that is named is one."""
+    said = {"license": license, "citation": citation, "url": url, "card": url if found.card == UNKNOWN else None}
     return replace(found, **{name: value for name, value in said.items() if value})

@@ -3,12 +3,13 @@
 Left out: whatever is named like a secret, and the folders of files outside of the project.
 """
 
-import re
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Any
 
-SECRET = re.compile(r"api_?key|secret|passw|credential|authorization|(access|auth|bearer)_?token", re.IGNORECASE)
+from ddmake.cards.private import LEFT_OUT
+from ddmake.store import secrets
+
 SAID = {"code": "(a function)", "builtin": "(a function)", "llm": "(a model)", "embedder": "(a model)",
         "template": "(a prompt)"}  # instead of their forms
 
@@ -17,6 +18,8 @@ Facts = dict[str, Any]
 
 def shown(path: str) -> str:
     """Return a path as a card may name it: of one outside of the project its last part alone."""
+    if path[:1] not in "/.~":  # most are inside, and a chain has thousands
+        return path
     parts = PurePosixPath(path).parts
     return parts[-1] if parts and (parts[0] in ("/", "..") or path.startswith("~")) else path
 
@@ -40,9 +43,16 @@ def plain(value: Any) -> Any:
         if kind in value:
             return [plain(item) for item in value[kind]]
     said = next((text for kind, text in SAID.items() if kind in value), None)
-    return said or opened(value.items())
+    return f"(the function {name})" if (name := function(value)) else said or opened(value.items())
+
+
+def function(value: Any) -> str:
+    """Return the name of a function of the user's by its canonical form; nothing for lambdas, and all else."""
+    named = value.get("value") if isinstance(value, dict) else None
+    name = named.get("code") if isinstance(named, dict) else None
+    return name if isinstance(name, str) and name.isidentifier() else ""
 
 
 def opened(pairs: Iterable[Any]) -> Facts:
-    """Return pairs of names and values without those that are named like a secret."""
-    return {str(name): plain(part) for name, part in pairs if not SECRET.search(str(name))}
+    """Return pairs of names and values, of those that are named like a secret the names alone."""
+    return {str(name): LEFT_OUT if secrets.is_named(name, part) else plain(part) for name, part in pairs}

@@ -12,13 +12,19 @@ from ddmake.cards.loading import snippet
 from ddmake.cards.markdown import both, code, codes, fence, link, number, table, when
 from ddmake.cards.models import UNKNOWN
 from ddmake.cards.papers import DATADREAMER
+from ddmake.store.forms import reading
 
 
 def readme(card: Card) -> str:
-    """Return the README of an artifact from its card."""
+    """Return the README of an artifact from its card. Raises DdmakeError for what isn't of a card's form."""
+    with reading(f"The card of {card['name']}"):
+        return _readme(card)
+
+
+def _readme(card: Card) -> str:
     name = card.get("published", {}).get("repo", card["name"])
-    parts = [f"# {code(name)}", _toy(card), _what(card), _columns(card), _loading(card), _results(card), "## How it was made",
-             *steps.told(card), _licenses(card), _citations(card), _environment(card)]
+    parts = [f"# {code(name)}", _toy(card), _edited(card), _what(card), _columns(card), _loading(card), _results(card),
+             "## How it was made", *steps.told(card), _licenses(card), _citations(card), _environment(card)]
     return front_matter(card) + "\n" + "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -27,6 +33,14 @@ def _toy(card: Card) -> str:
         return ""
     return (f"> **A toy's product.** {both(card['toys'])} had a part in this: toys that ddmake brings along so that a workflow\n"
             "> runs without a key or a network. It shows that the workflow works. Don't use it for anything else.")
+
+
+def _edited(card: Card) -> str:
+    """Return that data in the chain aren't what their recipe made: nothing is known of how they came to be as they are."""
+    if "edited" not in card:
+        return ""
+    return (f"> **Edited by hand.** What lay at {codes(card['edited'])} was changed after its recipe had made it, and kept so\n"
+            "> (`ddmake --adopt`). Who changed it, and how, isn't recorded; its fingerprint is that of its contents.")
 
 
 def _what(card: Card) -> str:
@@ -57,10 +71,9 @@ def _model(card: Card) -> str:
 
 def _from(card: Card, word: str = "from") -> str:
     """Return what an artifact was made from: datasets with their rows."""
-    inputs = [given["path"] for given in _entry(card).get("inputs", []) if "observed" not in given]
-    inputs = [path for path in inputs if path != card.get("model", {}).get("base")]
-    rows = {path: out["rows"] for entry in card["data_card"].values() for path, out in entry["outputs"].items() if "rows" in out}
-    named = [code(path) + (f" ({number(rows[path])} rows)" if path in rows else "") for path in inputs]
+    inputs = [given for given in _entry(card).get("inputs", []) if "observed" not in given]
+    inputs = [given for given in inputs if given["path"] != card.get("model", {}).get("base")]
+    named = [code(given["path"]) + (f" ({steps.of_rows(given)} rows)" if "rows" in given else "") for given in inputs]
     return f" {word} {' and '.join(named)}" if named else ""
 
 
@@ -154,13 +167,15 @@ def _environment(card: Card) -> str:
              ("Ddfile", steps.commit(card)), ("in all", _spent(card["spent"])), ("hardware", steps.hardware(card)),
              ("environment", f"{card['interpreter']}, {card['system']}"), ("packages", packages)]
     text = ("The fingerprint is a hash of every recipe, prompt, argument and model in the chain above: equal fingerprints mean "
-            "equal recipes. The version is a hash of the content. `card.json` holds all of this card as data.")
+            "equal recipes. It is of the jobs that ran. The version is a hash of the content. "
+            "`card.json` holds all of this card as data.")
     return f"## Reproducibility\n\n{text}\n\n" + "\n".join(f"- {name}: {told}" for name, told in facts if told)
 
 
 def _spent(spent: dict[str, Any]) -> str:
     """Return what a whole chain took."""
     asked = [f"{number(spent['sent'])} answers sent", steps.tokens(spent), steps.dollars(spent)] if "sent" in spent else []
+    asked += [f"and {number(spent['cached'])} answers that were known already"] if "cached" in spent else []
     return ", ".join(filter(None, [f"{number(spent['seconds'])} s of jobs", *asked]))
 
 

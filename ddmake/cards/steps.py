@@ -31,7 +31,8 @@ def _row(number_: int, name: str, entry: Facts) -> tuple[str, ...]:
 def _inputs(entry: Facts, models: Iterable[str]) -> str:
     """Return what a step read beside models."""
     given = [given for given in entry.get("inputs", []) if given["path"] not in models]
-    return ", ".join(code(one["path"]) + (" (observed)" if "observed" in one else "") for one in given)
+    return ", ".join(" ".join(map(code, [one["path"], *one.get("views", [])])) + (" (observed)" if "observed" in one else "")
+                     for one in given)
 
 
 def _sum(entry: Facts, count: str) -> int | None:
@@ -115,11 +116,17 @@ def hardware(told: Facts) -> str:
 
 def _rows(entry: Facts) -> list[str]:
     """Return how many rows a step read and made."""
-    read = [f"{number(given['rows'])} of {code(given['path'])}" for given in entry.get("inputs", []) if "rows" in given]
+    read = [f"{of_rows(given)} of {code(given['path'])}" for given in entry.get("inputs", []) if "rows" in given]
     made = [number(out["rows"]) for out in entry["outputs"].values() if "rows" in out]
     left = f", {number(entry['left_out'])} left out" if "left_out" in entry else ""
     told = [f"read {', '.join(read)}", *([f"made {' + '.join(made)}{left}"] if made else [])]
     return [f"rows: {'; '.join(told)}"] if read else []
+
+
+def of_rows(given: Facts) -> str:
+    """Return how many rows an input has, and the views that it was seen through."""
+    seen = f"{' and '.join(map(code, given['views']))} of the " if "views" in given else ""
+    return f"{seen}{number(given['rows'])}"
 
 
 def _outputs(entry: Facts) -> list[str]:
@@ -147,6 +154,8 @@ def _run(entry: Facts) -> list[str]:
     other += [f"on {hardware(entry)}"] if "hardware" in entry else []
     other += [f"Ddfile at {commit(entry)}"] if "git" in entry else []
     made = f"made {when(entry['Date & Time'])} in {number(entry['seconds'])} s"
+    if "edited" in entry:
+        made = f"edited by hand, and kept so {when(entry['Date & Time'])}; its recipe had taken {number(entry['seconds'])} s"
     return [f"{made}; fingerprint {code(entry['fingerprint'][:SHORT])}", *other]
 
 

@@ -44,8 +44,8 @@ class Upload:
 
     @property
     def message(self) -> str:
-        """Return what the commit is called."""
-        return self.wanted.message or f"Publish {', '.join(self.of)} with ddmake"
+        """Return what the commit is called: a line, as the Hub calls a pull request, too."""
+        return " ".join((self.wanted.message or "").split()) or f"Publish {', '.join(self.of)} with ddmake"
 
 
 def prepare(store: Store, parts: Mapping[str, str], wanted: Wanted, results: Sequence[str], scratch: Path,

@@ -23,11 +23,13 @@ def datasets(record: Mapping[str, Any], outputs: Iterable[str], said: Mapping[st
 
     What is said of an output counts for what was read, if that is all that it was made of and nothing else is known of it.
     """
-    arguments, kinds = record["ingredients"].get("arguments", {}), _kinds(record["ingredients"])
+    arguments = record["ingredients"].get("arguments", {})
     repo = arguments.get("repo") if record["recipe"]["name"] == "hub" else None
     pinned = (sha for name, sha in arguments.items() if name.startswith(f"datasets/{repo}@") and isinstance(sha, str))
     from_hub = [_with(models.dataset(repo, next(pinned, None)), said, repo)] if isinstance(repo, str) else []
-    sources = [given for given in record["inputs"] if given["trace"] is None and kinds.get(given["digest"]) != "model"]
+    unmade = [given for given in record["inputs"] if given["trace"] is None]
+    kinds = _kinds(record["ingredients"]) if unmade else {}
+    sources = [given for given in unmade if kinds.get(given["digest"]) != "model"]
     found = [*from_hub, *(_with(Known(shown(given["path"])), said, given["path"]) for given in sources)]
     if len(sources) < len(record["inputs"]) or record["models"]:
         return found

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import closing, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import click
 from ddmake.cli.given import given
 from ddmake.ddfile.load import load
 from ddmake.ddfile.workflow import Workflow
+from ddmake.store import FOLDER, open_store, ran, results
 
 
 def words(ctx: click.Context, incomplete: str) -> list[str]:
@@ -27,13 +28,22 @@ def _commands(ctx: click.Context) -> Iterator[str]:
 
 
 def _of_ddfile(params: dict[str, Any]) -> list[str]:
-    """Return a Ddfile's targets, aliases and knobs; nothing where it is broken, since a shell can't tell why."""
+    """Return a Ddfile's targets, aliases and knobs, if it may be run; nothing where it is broken: a shell can't tell why."""
     try:
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
             file = Path(params.get("file") or "Ddfile")
+            folder = file.absolute().parent / FOLDER
+            if folder.exists() and not ran.here(folder):
+                return _lying(file.absolute().parent)
             return list(_offered(load(file, **given(file, {}, params.get("into"), params.get("config")))))
     except (Exception, SystemExit):
         return []
+
+
+def _lying(root: Path) -> list[str]:
+    """Return the paths of what lies in a project whose Ddfile wasn't run here yet, and isn't for the touch of a key."""
+    with closing(open_store(root)) as store:
+        return results.paths(store)
 
 
 def _offered(flow: Workflow) -> Iterator[str]:

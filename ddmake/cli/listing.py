@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ from ddmake.ddfile.load import load
 from ddmake.ddfile.workflow import Workflow
 from ddmake.engine.plan import Planner
 from ddmake.engine.verdicts import Plan, Verdict
+from ddmake.errors import DdmakeError
 from ddmake.fingerprint import hashes
 from ddmake.store import Store, open_store
 from ddmake.store.traces import Trace
@@ -62,9 +63,12 @@ def when_of(seconds: float) -> str:
     return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
 
 
-def what(digest: dict[str, Any]) -> str:
+def what(trace: Trace, output: str) -> str:
     """Return what an artifact is: its rows, or its kind."""
-    return rows(digest["rows"]) if "rows" in digest else digest.get("kind", "")
+    number = None
+    with suppress(DdmakeError):  # a damaged record, which `verify` tells
+        number = trace.rows(output)
+    return trace.outputs[output]["digest"]["kind"] if number is None else rows(number)
 
 
 def _listed(store: Store, plan: Plan, chosen: set[Any]) -> list[Listed]:
@@ -97,7 +101,8 @@ def _row(one: Listed, fingerprints: bool) -> tuple[str, ...]:
     rule, trace = one.verdict.rule, one.trace
     mark = [trace.fingerprint[:SHORT] if trace else ""] if fingerprints else []
     about = " ".join((rule.options.about or "").split())
-    return (one.verdict.listed, one.path, what(one.digest), when(trace.made) if trace else "", *mark, rule.recipe.name, about)
+    lies = (what(trace, one.output), when(trace.made)) if trace else ("", "")
+    return (one.verdict.listed, one.path, *lies, *mark, rule.recipe.name, about)
 
 
 def _fingerprint(listed: Sequence[Listed]) -> str | None:

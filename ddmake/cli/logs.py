@@ -1,4 +1,7 @@
-"""`ddmake log`: what the jobs of a target have printed, and which results lay there; without a target, the last runs."""
+"""`ddmake log`: what the jobs of a target have printed, and which results lay there; without a target, the last runs.
+
+Nothing of the Ddfile is run: what was made, and the logs that lie there, tell what there is.
+"""
 
 import json
 import os
@@ -12,14 +15,13 @@ import click
 
 from ddmake.cli.listing import what, when
 from ddmake.cli.show import duration, table
-from ddmake.ddfile.load import load
-from ddmake.ddfile.rule import Rule
-from ddmake.ddfile.workflow import Workflow
+from ddmake.ddfile.binding import normal
 from ddmake.errors import DdfileError, DdmakeError
-from ddmake.store import Store, open_store
+from ddmake.store import FOLDER, Store, open_store, results
 from ddmake.store.traces import Placement, RunNote
 
 SHOWN = 10  # results, or runs, that are listed without --all
+LOGS = "logs"
 NOW = "here"  # said of the result that lies at its path
 
 
@@ -36,41 +38,55 @@ class Result:
     log: str | None
 
 
-def log(file: Path, names: list[str], knobs: dict[str, str], number: int | None, every: bool, as_json: bool) -> int:
+def log(file: Path, names: list[str], into: str, number: int | None, every: bool, as_json: bool) -> int:
     """Print the log of a target's last job, or of the job of an earlier result, and return the exit code."""
-    flow = load(file, **knobs)
-    os.chdir(flow.root)
-    with closing(open_store(flow.root)) as store:
+    root = file.absolute().parent
+    if not (root / FOLDER).exists() and not file.exists():
+        raise DdfileError(f"Nothing was run in {root} yet. Name the Ddfile of a folder where something was with -f FILE.")
+    os.chdir(root)
+    with closing(open_store(root)) as store:
         if not names:
             return _runs(store, every, as_json)
-        rules = flow.select(names)
-        if len(rules) > 1:
-            raise DdfileError(f"ddmake log takes one target, and {' '.join(names)} stands for {len(rules)}.")
-        return _target(flow, store, rules[0], number, every, as_json)
+        found = list(dict.fromkeys(label for name in names for label in _labels(store, name, into)))
+        if len(found) > 1:
+            raise DdfileError(f"ddmake log takes one target, and {' '.join(names)} stands for {len(found)}.")
+        return _target(store, found[0], number, every, as_json)
 
 
-def _target(flow: Workflow, store: Store, rule: Rule, number: int | None, every: bool, as_json: bool) -> int:
-    results, logs = _results(flow, store, rule), _logs(flow, rule)
-    text = _chosen(rule, results, logs, number)
+def _labels(store: Store, name: str, into: str) -> list[str]:
+    """Return what the rules are called that a name stands for: their logs lie by that, also of one that only ever failed."""
+    made = [results.first_of(store, path) for path in results.named(results.paths(store), name, into)]
+    return made or results.named(_logged(store), name, into) or [normal(name)]
+
+
+def _logged(store: Store) -> list[str]:
+    """Return what the rules are called whose jobs have left logs."""
+    folder = store.folder / LOGS
+    return sorted({log.parent.relative_to(folder).as_posix() for log in folder.glob("**/*.log")})
+
+
+def _target(store: Store, label: str, number: int | None, every: bool, as_json: bool) -> int:
+    found, logs = _results(store, label), _logs(store, label)
+    text = _chosen(label, found, logs, number)
     if as_json:
-        told = {"target": rule.label, "results": [asdict(one) for one in results],
+        told = {"target": label, "results": [asdict(one) for one in found],
                 "log": text.as_posix() if text else None, "text": _read(text)}
         click.echo(json.dumps(told, indent=2, ensure_ascii=False))
         return 0
-    if not results and text is None:
-        click.echo(f"{rule.label} was never made. Do: ddmake {rule.label}")
+    if not found and text is None:
+        click.echo(f"{label} was never made. Do: ddmake {label}")
         return 0
-    if results and number is None:
-        click.echo("\n".join([*_table(results if every else results[:SHOWN]), *_more(len(results), every), ""]))
+    if found and number is None:
+        click.echo("\n".join([*_table(found if every else found[:SHOWN]), *_more(len(found), every), ""]))
     click.echo(f"{text}:\n{_read(text).rstrip() or '(it printed nothing)'}" if text else "Its log is gone.")
     return 0
 
 
-def _results(flow: Workflow, store: Store, rule: Rule) -> list[Result]:
+def _results(store: Store, label: str) -> list[Result]:
     """Return the results that lay at a target, the newest first."""
-    history = store.traces.history(rule.label)
-    placed = store.traces.placed_at(rule.label)
-    logs = _logs(flow, rule)
+    history = store.traces.history(label)
+    placed = store.traces.placed_at(label)
+    logs = _logs(store, label)
     return [_result(len(history) - at, place, history, placed is not None and at == 0, logs)
             for at, place in enumerate(history)]
 
@@ -84,13 +100,13 @@ def _result(number: int, place: Placement, history: Sequence[Placement], last: b
         seconds, adopted = None, False
     notes = {NOW: last, "restored": again, "adopted": adopted, f"sample {trace.epoch}": bool(trace.epoch)}
     log = None if adopted else _log_of(trace.key, trace.made, logs)
-    return Result(number, place.at, trace.key, what(trace.outputs[place.output]["digest"]), seconds,
+    return Result(number, place.at, trace.key, what(trace, place.output), seconds,
                   ", ".join(note for note, holds in notes.items() if holds), log.as_posix() if log else None)
 
 
-def _logs(flow: Workflow, rule: Rule) -> list[Path]:
+def _logs(store: Store, label: str) -> list[Path]:
     """Return the logs of a target's jobs, oldest first; their names begin with when they were started."""
-    return sorted(path.relative_to(flow.root) for path in (flow.root / ".ddmake" / "logs" / rule.label).glob("*.log"))
+    return sorted(path.relative_to(store.root) for path in (store.folder / LOGS / label).glob("*.log"))
 
 
 def _log_of(key: str, made: str, logs: Sequence[Path]) -> Path | None:
@@ -99,13 +115,13 @@ def _log_of(key: str, made: str, logs: Sequence[Path]) -> Path | None:
     return next((log for log in reversed(logs) if log.stem.endswith(f"-{key[:8]}") and log.name[:len(ended)] <= ended), None)
 
 
-def _chosen(rule: Rule, results: Sequence[Result], logs: Sequence[Path], number: int | None) -> Path | None:
+def _chosen(label: str, made: Sequence[Result], logs: Sequence[Path], number: int | None) -> Path | None:
     if number is None:
         return logs[-1] if logs else None
-    found = next((one for one in results if one.number == number), None)
+    found = next((one for one in made if one.number == number), None)
     if found is None:
-        has = f"It has 1 to {len(results)}." if results else "It was never made."
-        raise DdfileError(f"{rule.label} has no result {number}. {has}")
+        has = f"It has 1 to {len(made)}." if made else "It was never made."
+        raise DdfileError(f"{label} has no result {number}. {has}")
     return Path(found.log) if found.log else None
 
 

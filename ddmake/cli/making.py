@@ -88,7 +88,7 @@ def _make(file: Path, targets: list[str], knobs: dict[str, str], asked: Asked) -
             last = store.traces.last_knobs(flow.file.name)
             found = estimates(flow, store, plan, planner.retried)
             click.echo(show.plan_json(flow, plan, found) if asked.as_json else
-                       show.plan(flow, plan, last, asked.verbose, found, asked.max_cost))
+                       show.plan(flow, plan, last, asked.verbose, found, asked.max_cost, asked.where.away))
             if not asked.as_json and any(verdict.rule.options.effect for verdict in plan.todo):
                 from ddmake.cli.publishing import announced
 

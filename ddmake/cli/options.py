@@ -67,3 +67,11 @@ def asked_for(file: str, words: tuple[str, ...], into: str | None, config: str |
 
     targets, typed = split_words(words)
     return Path(file), targets, given(Path(file), typed, into, config, last)
+
+
+def lying(file: str, words: tuple[str, ...], into: str | None, config: str | None, last: bool) -> tuple[Path, list[str], str]:
+    """Return the Ddfile, targets and folder that a command was given which speaks of what lies there, whatever today's knobs."""
+    targets, typed = split_words(words)
+    if typed or config or last:
+        click.echo("Knobs count for nothing here: this speaks of what lies there, whatever they were.", err=True)
+    return Path(file), targets, into or ""

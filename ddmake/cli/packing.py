@@ -18,7 +18,7 @@ from ddmake.sharing import bundle as bundles
 from ddmake.sharing import unpacking
 from ddmake.sharing.bundle import OBJECTS, PROJECT, RECORDS
 from ddmake.sharing.packing import Packing, Wanted, gather
-from ddmake.store import open_store
+from ddmake.store import open_store, paths
 
 SUFFIX = ".tar"
 COUNTED = {"targets": "targets", "files": "files", "sources": "sources", "calls": "calls", "vectors": "vectors"}
@@ -30,6 +30,8 @@ def pack(file: Path, names: list[str], knobs: dict[str, Any], to: Path | None, w
     to = here / (to or f"{flow.root.name}{SUFFIX}")
     if to.is_dir():
         raise DdmakeError(f"{to} is a folder. Name the file that is to be written with -o.")
+    if why := paths.in_the_way(to, bundles.BEGINNING):
+        raise DdmakeError(f"{to} {why}: only a bundle is written over. Name another file with -o.")
     os.chdir(flow.root)
     with closing(open_store(flow.root)) as store:
         room = store.folder / "scratch"
@@ -62,10 +64,21 @@ def unpack(file: Path, to: Path, dry_run: bool) -> int:
         click.echo(f"unpacked {file} to {to}: {count(len(checked.results), 'targets')}, {count(len(inner), 'files')}, "
                    f"{count(new, 'new calls')}\nbundle {bundle.sha}")
         for path, told in absent.items():
-            click.echo(f"  not in it: {printable(path)} ({count(told['files'], 'files')}, {amount(told['size'])}, "
-                       f"sha256 {printable(told['sha256'])[:64]}). Put it there.")
-    click.echo(f"Nothing of it was run. Its Ddfile is a program: read it before ddmake runs it. Next: cd {to}; ddmake -n")
+            click.echo(_absent(path, told, unpacking.is_there(to, path, told)))
+    click.echo("Nothing of it was run, and ddmake cards, show, report, verify, log, cost, calls and diff run nothing of it.\n"
+               "Its Ddfile is a program: read it before another command runs it, as ddmake -n does. "
+               f"Next: cd {to}; ddmake report; ddmake -n")
     return 0
+
+
+def _absent(path: str, told: dict[str, Any], same: bool | None) -> str:
+    """Return what is said of a source that isn't in a bundle, and lies where it belongs or doesn't."""
+    what = (f"  not in it: {printable(path)} ({count(told['files'], 'files')}, {amount(told['size'])}, "
+            f"sha256 {printable(told['sha256'])[:64]})")
+    if same is None:
+        return f"{what}. Put it there; unpacking again tells whether it is the same."
+    return f"{what}; it lies there, and is the same." if same else \
+        f"{what}; what lies there is something else: what reads it would be made again."
 
 
 def _counts(found: Packing) -> str:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,6 +18,7 @@ from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.target import Source
 from ddmake.ddfile.workflow import Workflow
 from ddmake.engine.plan import Planner
+from ddmake.engine.verdicts import Plan
 from ddmake.errors import DdfileError, DdmakeError
 from ddmake.report.words import amount
 from ddmake.rules.publishing import Publishing, prepared
@@ -47,12 +48,33 @@ def publish(file: Path, names: list[str], knobs: dict[str, Any], wanted: Wanted 
         raise DdfileError(f"ddmake publish needs to know where to: ddmake publish {names[0]} --repo me/name")
     with closing(open_store(flow.root)) as store:
         _refuse_stale(flow, store, rule, isinstance(rule.recipe, Publishing))
-        room = store.folder / "scratch"
-        room.mkdir(exist_ok=True)
-        with TemporaryDirectory(prefix="publish-", dir=room) as scratch:
-            upload = prepared(store, target, wanted, results, Path(scratch))
+        with _scratch(store) as scratch:
+            upload = prepared(store, target, wanted, results, scratch)
             click.echo("\n".join(_listed(upload) if dry_run else _done(upload)))
     return 0
+
+
+def announced(store: Store, plan: Plan) -> Iterator[str]:
+    """Yield what the rules of a plan that publish would send; of one whose inputs have to be made first, that it isn't known."""
+    for verdict in (verdict for verdict in plan.todo if isinstance(verdict.rule.recipe, Publishing)):
+        label, (target, results, wanted) = verdict.rule.label, _by_rule(verdict.rule, None, dry_run=True)
+        if verdict.word != "make" or wanted.merged:
+            why = "once all before it is made" if verdict.word != "make" else "once it is merged"
+            yield f"{label}: what it sends to {wanted.repo} is known {why}: ddmake publish {label} -n"
+            continue
+        with _scratch(store) as scratch:
+            try:
+                yield from _listed(prepared(store, target, wanted, results, scratch))
+            except DdmakeError as error:
+                yield f"{label} can't be published as it is: {error}"
+
+
+@contextmanager
+def _scratch(store: Store) -> Iterator[Path]:
+    room = store.folder / "scratch"
+    room.mkdir(exist_ok=True)
+    with TemporaryDirectory(prefix="publish-", dir=room) as scratch:
+        yield Path(scratch)
 
 
 def _parts(flow: Workflow, rule: Rule, name: str) -> str | dict[str, str]:

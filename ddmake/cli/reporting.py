@@ -1,4 +1,4 @@
-"""`ddmake report`: what lies there, as one HTML page; verdicts are those of today's Ddfile, where it loads."""
+"""`ddmake report`: what lies there, as one HTML page; verdicts are those of today's Ddfile, where it was run before and loads."""
 
 import os
 from contextlib import closing
@@ -16,16 +16,16 @@ from ddmake.report import entries, page
 from ddmake.report.entries import Entry
 from ddmake.report.page import About, Sums
 from ddmake.report.words import amount, count
-from ddmake.store import FOLDER, Store, open_store
+from ddmake.store import FOLDER, Store, open_store, paths, ran
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Where the page goes, how many rows of each dataset are in it, and whether the Ddfile is left alone."""
+    """Where the page goes, how many rows of each dataset are in it, and whether the Ddfile is run; None: if it was before."""
 
     to: Path
     rows: int
-    no_verdicts: bool
+    verdicts: bool | None
 
 
 def report(file: Path, targets: list[str], knobs: dict[str, Any], wanted: Wanted) -> int:
@@ -41,8 +41,9 @@ def report(file: Path, targets: list[str], knobs: dict[str, Any], wanted: Wanted
     with closing(open_store(root)) as store:
         found, unplanned = _entries(flow, store, targets, unplanned)
         _refuse_inside(to, root, found)
+        _refuse_other(to)
         sums = _write(to, store, found, About(_title(root), file.name, flow.knobs if flow else {}, unplanned, wanted.rows))
-    if unplanned and not wanted.no_verdicts:
+    if unplanned and wanted.verdicts is not False:
         click.echo(f"{unplanned} So the report has no verdicts.", err=True)
     click.echo(f"{wanted.to}: {count(len(found), 'rules')}, {count(sums.rows, 'rows')}, {amount(to.stat().st_size)}")
     return 0
@@ -50,8 +51,8 @@ def report(file: Path, targets: list[str], knobs: dict[str, Any], wanted: Wanted
 
 def _loaded(file: Path, knobs: dict[str, Any], wanted: Wanted) -> tuple[Workflow | None, str]:
     """Return the Ddfile's workflow, or why there is none; a mistake in the knobs that are given is raised."""
-    if wanted.no_verdicts:
-        return None, "The Ddfile wasn't run for it (--no-verdicts)."
+    if why := ran.why_not(file, file.absolute().parent / FOLDER, wanted.verdicts):
+        return None, why
     try:
         return load(file, **knobs), ""
     except DdmakeError as error:
@@ -75,6 +76,16 @@ def _entries(flow: Workflow | None, store: Store, targets: list[str], unplanned:
 def _title(root: Path) -> str:
     """Return what a project is called: its folder; a home folder's name would be its owner's."""
     return "ddmake" if root == Path.home() else root.name
+
+
+def _refuse_other(to: Path) -> None:
+    """Raise DdfileError where something lies that is no page."""
+    try:
+        why = paths.in_the_way(to, page.BEGINNING)
+    except OSError as error:
+        why = f"can't be read: {error.strerror}"
+    if why:
+        raise DdfileError(f"-o {to.name} {why}: only an HTML page is written over. Name another file.")
 
 
 def _refuse_inside(to: Path, root: Path, found: list[Entry]) -> None:

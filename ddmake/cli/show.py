@@ -1,40 +1,40 @@
 """What `make` prints: the plan, and the summary of a run."""
 
 import json
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ddmake.calls.money import Spent, dollars
 from ddmake.cli import estimating
 from ddmake.cli.estimating import Estimates
+from ddmake.cli.lines import aligned, table
 from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.workflow import Workflow
+from ddmake.engine import shards
 from ddmake.engine.run import Done
 from ddmake.engine.verdicts import Plan, Verdict
 from ddmake.report.words import count, duration
 
-Row = Sequence[str]
 SHOWN = 40  # results told one by one after a run
 FEW = 8  # outputs of one rule that are named in a table
 NOTHING: Estimates = {}
 NOTHING_KEPT: Mapping[Rule, str] = {}
 HELD_OUT = ("eval_accuracy", "eval_f1", "eval_spearman", "eval_reward", "eval_loss")
 LEARNED = ("reward", "train_accuracy", "train_loss")
-WIDE = 60  # cells that are wider don't widen their column: one long path would push all else off the screen
 
 
 def plan(flow: Workflow, plan: Plan, last: Mapping[str, Any] | None, verbose: bool,
-         estimates: Estimates = NOTHING, limit: float | None = None) -> str:
+         estimates: Estimates = NOTHING, limit: float | None = None, away: bool = False) -> str:
     """Return the plan as a table: verdict, target, why; and what would be sent and paid, where a rule asks an llm.
 
-    `limit` is what may be spent, in dollars.
+    `limit` is what may be spent, in dollars; jobs would run `away`, on other machines.
     """
     if not plan.verdicts:
         return "\n".join([*_knobs(flow, last), _no_rules(flow)])
     shown = [v for v in plan.verdicts if verbose or v.word != "fresh"]
-    rows = [(v.word, _targets(v), *(estimating.cells(v, estimates) if estimates else ()), v.reason) for v in shown]
+    rows = [(v.word, _targets(v), *(estimating.cells(v, estimates) if estimates else ()), _why(v, away)) for v in shown]
     head = ("", "target", *(estimating.COLUMNS if estimates else ()), "why")
     lines = aligned([head, *rows], range(2, len(head) - 1)) if rows else []
     return "\n".join([*_knobs(flow, last), *lines, f"{_counts(plan, verbose)}{estimating.sure(plan, estimates, limit)}"])
@@ -91,32 +91,10 @@ def summary(flow: Workflow, results: Sequence[Done], seconds: float, stopped: bo
     return "\n".join(lines)
 
 
-def table(rows: Sequence[Row], indent: int = 0) -> list[str]:
-    """Return rows as aligned lines."""
-    if not rows:
-        return []
-    widths = [_column([width(row[column]) for row in rows]) for column in range(len(rows[0]) - 1)]
-    pad = "  "
-    lines = (pad.join([*(cell + " " * (wide - width(cell)) for cell, wide in zip(row, widths) if wide), row[-1]]) for row in rows)
-    return [(pad * indent + line).rstrip() for line in lines]
-
-
-def aligned(rows: Sequence[Row], right: Iterable[int]) -> list[str]:
-    """Return rows as aligned lines, some of their columns at the right."""
-    wide = {column: max(width(row[column]) for row in rows) for column in right}
-    return table([[" " * (wide.get(at, 0) - width(cell)) + cell for at, cell in enumerate(row)] for row in rows])
-
-
-def width(text: str) -> int:
-    """Return how many columns of a terminal a text takes: two for an East Asian letter, none for a combining mark."""
-    if text.isascii():
-        return len(text)
-    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
-
-
-def _column(widths: Sequence[int]) -> int:
-    """Return the width of a column: that of its widest cell, very wide ones aside."""
-    return max((wide for wide in widths if wide <= WIDE), default=0) or min(widths)
+def _why(verdict: Verdict, away: bool) -> str:
+    """Return why a rule has its verdict, and in how many shards it is made, where it is."""
+    of = shards.stated(verdict.rule) if away and verdict.word in ("make", "maybe") else 1
+    return f"{verdict.reason}; {of} shards" if of > 1 else verdict.reason
 
 
 def few(paths: Iterable[str]) -> str:
@@ -170,12 +148,22 @@ def _counts(plan: Plan, verbose: bool) -> str:
 def _made(done: Done) -> list[tuple[str, str]]:
     """Return a line for each output of a rule that was made: (path, what is to be said)."""
     lines = []
-    for number, (name, out) in enumerate(done.trace.outputs.items() if done.trace else ()):
-        facts = [_rows_of(out["digest"]["rows"], done)] if "rows" in out["digest"] else []
-        if number == 0 and done.trace:
-            facts += _facts(done.word, done.rule.label, done.trace.record) + ([f"{done.tries} tries"] if done.tries > 1 else [])
+    for number, name in enumerate(done.trace.outputs) if done.trace else ():
+        facts = [_rows_of(many, done)] if (many := done.trace.rows(name)) is not None else []
+        if number == 0:
+            facts += _published(done) + _facts(done.word, done.rule.label, done.trace.record)
+            facts += ([f"{done.tries} tries"] if done.tries > 1 else [])
         lines.append((done.rule.outputs[name], "; ".join(facts)))
     return lines
+
+
+def _published(done: Done) -> list[str]:
+    """Return where a rule that publishes has put it, as what it made here tells."""
+    if not (done.rule.options.effect and done.rule.recipe.name == "publish" and done.word == "made"):
+        return []
+    place = Path(done.rule.label)
+    told = json.loads((place / "published.json" if place.is_dir() else place).read_text(encoding="utf-8"))
+    return [told["pull_request"] or told["url"]]
 
 
 def _rows_of(number: int, done: Done) -> str:
@@ -197,6 +185,7 @@ def _facts(word: str, path: str, record: Mapping[str, Any]) -> list[str]:
         facts += [lost] if used["failed"] else []
     facts += _learned(record.get("metrics", {})) if record["recipe"]["name"] != "choose" else []
     facts += ["{chosen}, {chosen_by} {score:.4g}".format(**record["metrics"])] if record["recipe"]["name"] == "choose" else []
+    facts += [f"{record['shards']} shards"] if "shards" in record else []
     return [*facts, duration(record["seconds"])]
 
 

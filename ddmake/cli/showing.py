@@ -1,11 +1,11 @@
-"""`ddmake show`: what lies at a target, and the rows that failed when it was made. Nothing is asked whether it is stale."""
+"""`ddmake show`: what lies at a target, and the rows that failed when it was made. Nothing of the Ddfile is run."""
 
 import base64
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,9 @@ from ddmake.cli.listing import when
 from ddmake.cli.room import amount
 from ddmake.cli.show import count, few, table
 from ddmake.cli.terminal import fitted, one_line, printable, screen
-from ddmake.ddfile.load import load
-from ddmake.ddfile.workflow import Workflow
-from ddmake.errors import DdfileError, DdmakeError
-from ddmake.store import FOLDER, Store, failed, open_store
+from ddmake.ddfile.binding import normal
+from ddmake.errors import DdfileError, DdmakeError, did_you_mean
+from ddmake.store import FOLDER, Store, failed, open_store, results
 from ddmake.store.failed import Failed
 from ddmake.store.files import walk
 from ddmake.store.traces import Trace
@@ -32,12 +31,13 @@ LEFT = 2  # columns of a terminal that indented lines begin with
 
 @dataclass(frozen=True)
 class Wanted:
-    """What of a target is to be shown: the first `most` rows, one `row` in full, or those that `failed`."""
+    """What of a target is to be shown: the first `most` rows, one `row` in full, or those that `failed`; of some `columns`."""
 
     most: int
     row: int | None
     failed: bool
     as_json: bool
+    columns: str = ""  # names with commas between them; all, unless said
 
 
 @dataclass(frozen=True)
@@ -58,42 +58,37 @@ class Lying:
         return "; ".join(facts)
 
 
-def show(file: Path, names: list[str], knobs: dict[str, str], wanted: Wanted) -> int:
+def show(file: Path, names: list[str], into: str, wanted: Wanted) -> int:
     """Print what lies at a target, and return the exit code. Raises DdfileError for what isn't there."""
-    flow = load(file, **knobs)
-    if not (flow.root / FOLDER / "traces.db").exists():
-        path = _path(flow, None, names)
-        raise DdfileError(f"{path} isn't made yet. Do: ddmake {path}")
-    with closing(open_store(flow.root)) as store:
-        path = _path(flow, store, names)
+    root = file.absolute().parent
+    if len(names) != 1:
+        raise DdfileError(f"ddmake show takes one target, not {len(names)}. What there is: ddmake list")
+    if not (root / FOLDER / "traces.db").exists():
+        raise DdfileError(f"{names[0]} isn't made yet. Do: ddmake {names[0]}")
+    with closing(open_store(root)) as store:
+        path = _path(store, names[0], into)
         placed = store.traces.at(path)
         if wanted.failed:
             lines = _failed(store, path, placed[0] if placed else None, wanted)
         else:
-            lines = _shown(_lying(flow, store, path, placed), wanted)
+            lines = _shown(_lying(store, path, placed), wanted)
         click.echo("\n".join(lines))
     return 0
 
 
-def _path(flow: Workflow, store: Store | None, names: list[str]) -> str:
-    """Return the one path that is named: a target's, or that of a result of other knobs or rules."""
-    if len(names) != 1:
-        raise DdfileError(f"ddmake show takes one target, not {len(names)}. What there is: ddmake list")
-    found = flow.find(names[0])
-    if found is not None:
-        return found.path
-    if store is not None and store.traces.placed_at(names[0]) is not None:
-        return names[0]
-    paths = [path for rule in flow.select(names) for path in rule.outputs.values()]
-    if len(paths) != 1:
-        raise DdfileError(f"ddmake show takes one target, and {names[0]} stands for {len(paths)}: {few(paths)}.")
-    return paths[0]
+def _path(store: Store, name: str, into: str) -> str:
+    """Return the one path that is named: a result's, or of what somebody else may have put there."""
+    found = results.named(results.paths(store), name, into) or [normal(name)]
+    if len(found) != 1:
+        raise DdfileError(f"ddmake show takes one target, and {name} stands for {len(found)}: {few(found)}.")
+    return found[0]
 
 
-def _lying(flow: Workflow, store: Store, path: str, placed: tuple[Trace, str] | None) -> Lying:
-    place, trace = flow.root / path, placed[0] if placed else None
+def _lying(store: Store, path: str, placed: tuple[Trace, str] | None) -> Lying:
+    place, trace = store.root / path, placed[0] if placed else None
     if not place.exists():
-        raise DdfileError(f"{path} isn't {'there any more' if placed else 'made yet'}. Do: ddmake {path}")
+        near = "" if placed else did_you_mean(path, results.paths(store))
+        raise DdfileError(f"{path} isn't {'there any more' if placed else 'made yet'}.{near or f' Do: ddmake {path}'}")
     edited = placed is not None and store.files.manifest(path) != placed[0].outputs[placed[1]]["manifest"]
     return Lying(path, place, trace, edited, failed.count(store.traces.db, trace.id) if trace else 0)
 
@@ -103,30 +98,41 @@ def _shown(lying: Lying, wanted: Wanted) -> list[str]:
 
     found = tables.table(lying.place)
     if found is not None:
-        return _rows(lying, found, wanted)
-    if wanted.row is not None:
-        raise DdfileError(f"--row: {lying.path} holds no rows.")
+        return _rows(lying, found, _chosen(lying.path, found.columns, wanted.columns), wanted)
+    if wanted.row is not None or wanted.columns:
+        raise DdfileError(f"{'--columns' if wanted.row is None else '--row'}: {lying.path} holds no rows.")
     kind = kind_of(lying.place)
     if wanted.as_json:
         told = {**_facts(lying, kind), "bytes": sum(_sizes(lying.place).values()), "files": _sizes(lying.place)}
         return [_json({**told, "about": dict(_of_model(lying)) if kind == "model" else {}})]
+    if kind == "files" and len(names := [*_sizes(lying.place)]) == 1:  # as `publish` leaves: it is what the folder is for
+        return _file(replace(lying, path=f"{lying.path}/{names[0]}", place=lying.place / names[0]), wanted)
     return _file(lying, wanted) if kind == "file" else _folder(lying, kind)
 
 
-def _rows(lying: Lying, found: Any, wanted: Wanted) -> list[str]:
-    """Return the lines on a table: its first rows, or one of them in full."""
+def _chosen(path: str, columns: Mapping[str, str], names: str) -> dict[str, str]:
+    """Return the columns that are named, or all, with their types. Raises DdfileError for one that isn't there."""
+    chosen = [names] if names in columns else [name for part in names.split(",") if (name := part.strip())]
+    for name in chosen:
+        if name not in columns:
+            raise DdfileError(f"--columns: {path} has no column {name!r}.{did_you_mean(name, columns)} It has: {few(columns)}.")
+    return {name: columns[name] for name in chosen or columns}
+
+
+def _rows(lying: Lying, found: Any, columns: dict[str, str], wanted: Wanted) -> list[str]:
+    """Return the lines on a table: its first rows, or one of them in full, of these columns."""
     start, most = (0, wanted.most) if wanted.row is None else (wanted.row, 1)
     rows = list(found.rows(start, most))
     if not rows and wanted.row is not None:
         raise DdfileError(f"{lying.path} has no row {start}; it has {count(found.count, 'rows')}"
                           f"{', the first is 0' if found.count else ''}.")
     if wanted.as_json:
-        shown = [{"number": number, "row": row} for number, row in enumerate(rows, start)]
-        return [_json({**_facts(lying, "rows"), "rows": found.count, "columns": found.columns, "shown": shown})]
+        shown = [{"number": number, "row": {name: row.get(name) for name in columns}} for number, row in enumerate(rows, start)]
+        return [_json({**_facts(lying, "rows"), "rows": found.count, "columns": columns, "shown": shown})]
     title = f"{lying.path}: {count(found.count, 'rows')}; {lying.title}"
     if wanted.row is not None:
-        return [f"{lying.path}, row {start} of {found.count:,}", *_wide(rows[0], found.columns)]
-    return [title, "", *_grid(rows, found.columns), *_more(found.count - len(rows), len(found.columns))]
+        return [f"{lying.path}, row {start} of {found.count:,}", *_wide(rows[0], columns)]
+    return [title, "", *_grid(rows, columns), *_more(found.count - len(rows), len(columns))]
 
 
 def _grid(rows: list[dict[str, Any]], columns: dict[str, str]) -> list[str]:
@@ -176,6 +182,8 @@ def _failed(store: Store, path: str, trace: Trace | None, wanted: Wanted) -> lis
         raise DdfileError(f"{path} isn't made yet. Do: ddmake {path}{'.' if asked else ''}{asked}")
     number = failed.count(store.traces.db, trace.id)
     shown = [one for at, one in zip(range(wanted.most), failed.of(store.traces.db, trace.id, wanted.row))]
+    if wanted.columns:
+        shown = [_picked(path, one, wanted.columns) for one in shown]
     if wanted.as_json:
         return [_json({"target": path, "failed": number, "shown": [{**asdict(one), "row": one.values} for one in shown]})]
     if not number:
@@ -187,6 +195,13 @@ def _failed(store: Store, path: str, trace: Trace | None, wanted: Wanted) -> lis
     for one in shown:
         lines += ["", *_of_failed(one, whole=wanted.row is not None)]
     return [*lines, *(["", f"… {number - len(shown):,} more (-n)"] if number > len(shown) and wanted.row is None else [])]
+
+
+def _picked(path: str, one: Failed, names: str) -> Failed:
+    """Return a failed row with only those of the values that it was asked about which are named."""
+    values = one.values
+    chosen = _chosen(f"a failed row of {path}", dict.fromkeys(values, ""), names) if values else {}
+    return replace(one, row=json.dumps({name: values[name] for name in chosen}))
 
 
 def _of_failed(one: Failed, whole: bool) -> list[str]:

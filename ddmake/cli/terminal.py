@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Sequence
 
-from ddmake.cli.show import width
+from ddmake.cli.lines import width
 from ddmake.report.words import printable
 
 NARROW = 8  # columns of a terminal below which a cell tells nothing

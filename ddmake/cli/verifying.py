@@ -15,39 +15,38 @@ from ddmake.ddfile.load import load
 from ddmake.engine.audit import Report, audit
 from ddmake.engine.plan import Planner
 from ddmake.engine.verdicts import Verdict
-from ddmake.errors import DdfileError, did_you_mean
-from ddmake.store import FOLDER, Store, open_store
+from ddmake.errors import DdfileError
+from ddmake.store import FOLDER, Store, open_store, ran, results
 
 ASIDE = ("fresh", "manual", "edited")  # verdicts that aren't told as stale; what was edited is told as wrong
 
 
-def verify(file: Path, targets: list[str], knobs: dict[str, str], as_json: bool, no_verdicts: bool) -> int:
+def verify(file: Path, targets: list[str], knobs: dict[str, str], as_json: bool, verdicts: bool | None) -> int:
     """Verify targets, or these and all that is kept where none is named, and return the exit code.
 
-    With `no_verdicts` the Ddfile isn't run: what is recorded is looked at, whoever wrote the Ddfile.
+    The Ddfile is run for `verdicts`; None: if it was before. Else what is recorded is looked at, whoever wrote the Ddfile.
     """
-    flow = None if no_verdicts else load(file, **knobs)
-    root = file.absolute().parent if flow is None else flow.root
+    root = file.absolute().parent
+    unrun = ran.why_not(file, root / FOLDER, verdicts)
+    flow = None if unrun else load(file, **knobs)
     if flow is None and not (root / FOLDER / "traces.db").exists():
         raise DdfileError(f"Nothing is recorded in {root}. Name the Ddfile of a folder where something was made with -f FILE.")
     os.chdir(root)
     started = time.monotonic()
     with closing(open_store(root)) as store:
         rules = [] if flow is None else flow.select(targets) if targets else flow.rules
-        paths = _recorded(store, targets) if flow is None else [path for rule in rules for path in rule.outputs.values()]
+        paths = _recorded(store, targets, knobs) if flow is None else [path for rule in rules for path in rule.outputs.values()]
         report = audit(store, paths, whole=not targets)
-        verdicts = [] if flow is None else Planner(flow, store).survey(rules).verdicts
-    click.echo(_json(report, verdicts) if as_json else "\n".join(_lines(report, verdicts, time.monotonic() - started)))
+        found = [] if flow is None else Planner(flow, store).survey(rules).verdicts
+    click.echo(_json(report, found) if as_json else "\n".join(_lines(report, found, time.monotonic() - started)))
+    if unrun and verdicts is None:
+        click.echo(f"{unrun} So it isn't told what is stale.", err=True)
     return 1 if report.wrong else 0
 
 
-def _recorded(store: Store, names: list[str]) -> list[str]:
+def _recorded(store: Store, names: list[str], knobs: dict[str, str]) -> list[str]:
     """Return the paths that results were put at, all or those named. Raises DdfileError for a name of none."""
-    every = store.traces.all_placed()
-    for name in names:
-        if name not in every:
-            raise DdfileError(f"Nothing was made at {name!r}.{did_you_mean(name, every)}")
-    return sorted(names or every)
+    return results.chosen(store, names, knobs.get("into", "")) if names else results.paths(store)
 
 
 def _lines(report: Report, verdicts: Sequence[Verdict], seconds: float) -> list[str]:

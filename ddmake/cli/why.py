@@ -23,6 +23,7 @@ from ddmake.engine.plan import Planner
 from ddmake.engine.verdicts import Verdict
 from ddmake.errors import DdfileError, DdmakeError
 from ddmake.store import Store, open_store
+from ddmake.store.forms import reading
 from ddmake.store.traces import Trace
 
 BEHIND = "behind "  # how a reason begins that names the input that holds a target up
@@ -137,9 +138,10 @@ def _made(trace: Trace) -> dict[str, Any]:
     """Return what a result was made of, in short."""
     record = trace.record
     inputs = [f"{given['path']} ({given['digest'][:8]})" for given in record["inputs"]]
-    arguments = {name: _short(value) for name, value in record["ingredients"].get("arguments", {}).items()}
-    return {"made": trace.made, "recipe": record["recipe"]["name"], "place": record["recipe"]["place"],
-            "seconds": record["seconds"], "holds": [what(out["digest"]) for out in trace.outputs.values()],
+    with reading(f"The record of {trace.label}"):
+        arguments = {name: _short(value) for name, value in record["ingredients"].get("arguments", {}).items()}
+    return {"made": trace.made, "recipe": record["recipe"]["name"], "place": record["recipe"].get("place"),
+            "seconds": record["seconds"], "holds": [what(trace, name) for name in trace.outputs],
             "inputs": inputs, "arguments": arguments, "sample": trace.epoch, "adopted": bool(record.get("adopted")),
             "key": trace.key, "fingerprint": trace.fingerprint}
 

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from ddmake.ddfile.binding import normal
@@ -36,7 +36,7 @@ def named(flow: "Workflow", name: str) -> list[str] | None:
         return [path for path, target in flow.targets.items() if not target.rule.options.manual]
     path = normal(name)
     exact = [place for place in (path, flow.prefix + path) if place in flow.targets]
-    found = exact[:1] or _without_manual(flow, _below(flow, path) or _globbed(flow, path))
+    found = exact[:1] or _without_manual(flow, fitting(flow.targets, dict.fromkeys((path, flow.prefix + path))))
     target = None if found else flow.find(name)
     return [target.path] if target else found or None
 
@@ -53,18 +53,14 @@ def aliased(flow: "Workflow", name: str, item: Target | str, place: str) -> list
     return found
 
 
-def _below(flow: "Workflow", path: str) -> list[str]:
-    """Return the targets in a folder."""
-    folders = tuple(f"{place}/" for place in dict.fromkeys((path, flow.prefix + path)))
-    return [target for target in flow.targets if target.startswith(folders)]
-
-
-def _globbed(flow: "Workflow", path: str) -> list[str]:
-    """Return the targets that a glob matches: `*` goes up to the next slash, `**` beyond."""
-    if not GLOB.search(path):
-        return []
-    forms = [re.compile(_regex(place), re.DOTALL) for place in dict.fromkeys((path, flow.prefix + path))]
-    return [target for target in flow.targets if any(form.fullmatch(unicodedata.normalize("NFC", target)) for form in forms)]
+def fitting(paths: Iterable[str], places: Iterable[str]) -> list[str]:
+    """Return the paths in these folders, else those that such globs fit: `*` goes up to the next slash, `**` beyond."""
+    paths, places = list(paths), tuple(places)
+    below = [path for path in paths if path.startswith(tuple(f"{place}/" for place in places))]
+    if below or not any(GLOB.search(place) for place in places):
+        return below
+    forms = [re.compile(_regex(place), re.DOTALL) for place in places]
+    return [path for path in paths if any(form.fullmatch(unicodedata.normalize("NFC", path)) for form in forms)]
 
 
 def _regex(glob: str) -> str:

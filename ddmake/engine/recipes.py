@@ -18,8 +18,10 @@ EVERYDAY = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "SHELL", "OMP_NU
 LONG = 1000  # characters of an error's message that are told
 
 
-def run(rule: Rule, opened: dict[str, Any], given: dict[str, Any], outputs: dict[str, Path]) -> None:
-    """Run a rule's recipe so that each of its outputs lies in scratch.
+def run(rule: Rule, opened: dict[str, Any], given: dict[str, Any], outputs: dict[str, Path]) -> dict[str, int]:
+    """Run a rule's recipe so that each of its outputs lies in scratch, and return how many rows it gave, by output.
+
+    Of outputs that it fills itself, and of a Dataset that it returns, no rows are counted.
 
     Raises RecipeFailed, with the user's place, for whatever the recipe raises or leaves undone.
     """
@@ -31,7 +33,7 @@ def run(rule: Rule, opened: dict[str, Any], given: dict[str, Any], outputs: dict
             path.mkdir()
     try:
         result = rule.recipe.function(**opened, **{name: given[name] for name in takes})
-        _store(rule, result, outputs, filled="output" in takes)
+        return _store(rule, result, outputs, filled="output" in takes)
     except (ProviderError, MissingExtra, NotStored, Stopped):
         raise
     except DdmakeError as error:
@@ -52,38 +54,39 @@ def _environment(rule: Rule) -> dict[str, str]:
     return {name: os.environ[name] for name in (*EVERYDAY, *rule.options.env) if name in os.environ}
 
 
-def _store(rule: Rule, result: Any, outputs: dict[str, Path], filled: bool) -> None:
+def _store(rule: Rule, result: Any, outputs: dict[str, Path], filled: bool) -> dict[str, int]:
+    counts: dict[str, int | None] = {}
     if filled:
         if result is not None:
             raise RecipeFailed(f"it takes `output`, which it fills itself, and returned a {type(result).__name__} besides")
     elif rule.single:
-        _write(result, outputs[""])
+        counts = {"": _write(result, outputs[""])}
     else:
-        _write_parts(result, outputs)
+        counts = _write_parts(result, outputs)
     for path in outputs.values():
         if not path.exists() or path.is_dir() and not any(path.iterdir()):
             raise RecipeFailed("it left its output empty")
+    return {name: count for name, count in counts.items() if count is not None}
 
 
-def _write_parts(result: Any, outputs: dict[str, Path]) -> None:
+def _write_parts(result: Any, outputs: dict[str, Path]) -> dict[str, int | None]:
     if not hasattr(result, "keys") or set(result) != set(outputs):
         got = f"a dict with {', '.join(map(str, result))}" if hasattr(result, "keys") else type(result).__name__
         raise RecipeFailed(f"it should return a dict with {', '.join(outputs)}, and returned {got}")
-    for name, path in outputs.items():
-        _write(result[name], path)
+    return {name: _write(result[name], path) for name, path in outputs.items()}
 
 
-def _write(result: Any, to: Path) -> None:
-    """Write rows or a Dataset at a path."""
+def _write(result: Any, to: Path) -> int | None:
+    """Write rows or a Dataset at a path, and return how many rows were counted."""
     if type(result).__module__.startswith("datasets.") and not suffix(to) and hasattr(result, "save_to_disk"):
         rows.write_dataset(result, to)
-    elif isinstance(result, Iterable) and not isinstance(result, (str, bytes, dict)):
-        rows.write(result, to)
-    else:
-        got = "nothing" if result is None else f"a {type(result).__name__}"
-        if suffix(to) not in ("", *ROW_FILES):
-            raise RecipeFailed(f"it returned {got}; for a {suffix(to)} file it has to take `output` and fill it")
-        raise RecipeFailed(f"it returned {got}; return or yield rows (dicts), return a Dataset, or take `output` and fill it")
+        return None
+    if isinstance(result, Iterable) and not isinstance(result, (str, bytes, dict)):
+        return rows.write(result, to)
+    got = "nothing" if result is None else f"a {type(result).__name__}"
+    if suffix(to) not in ("", *ROW_FILES):
+        raise RecipeFailed(f"it returned {got}; for a {suffix(to)} file it has to take `output` and fill it")
+    raise RecipeFailed(f"it returned {got}; return or yield rows (dicts), return a Dataset, or take `output` and fill it")
 
 
 def _explained(error: BaseException, opened: dict[str, Any]) -> str:

@@ -62,8 +62,9 @@ def dicts(value: Any) -> Iterator[dict[str, Any]]:
         part = waiting.pop()
         if isinstance(part, dict):
             yield part
-        if isinstance(part, (dict, list)):
-            waiting.extend(reversed(list(part.values() if isinstance(part, dict) else part)))
+            part = list(part.values())
+        if isinstance(part, list):
+            waiting += [inner for inner in reversed(part) if isinstance(inner, (dict, list))]
 
 
 def scalar(value: Any, root: str) -> Any:

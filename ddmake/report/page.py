@@ -23,20 +23,20 @@ from ddmake.calls.money import Spent
 from ddmake.cards.card import card
 from ddmake.cards.lineage import Lineage
 from ddmake.cards.markdown import number, when
-from ddmake.cards.plain import SECRET
-from ddmake.cards.private import cleaner
+from ddmake.cards.private import LEFT_OUT, cleaner
 from ddmake.cards.readme import readme
 from ddmake.errors import DdmakeError
 from ddmake.report.entries import Entry, drawn
-from ddmake.report.sections import Sections, views
+from ddmake.report.sections import Sections
 from ddmake.report.svg import inline
 from ddmake.report.timeline import timeline
-from ddmake.report.words import count, duration, printable
-from ddmake.store import Store
+from ddmake.report.words import count, duration, printable, unwrapped
+from ddmake.store import Store, secrets
 
 FOLDER = Path(__file__).parent
 CARDS = 1_000_000  # characters of cards in a page; of what is beyond, the command that writes them is told
 ARROWS = 5000  # in a graph that is drawn: with more of them nothing can be seen
+BEGINNING = b"<!doctype html>"
 PIECE = 1 << 16  # characters that are written at once
 
 
@@ -75,7 +75,7 @@ def write(to: Path, store: Store, entries: Sequence[Entry], about: About) -> Sum
     template = _environment(clean, entries).get_template("page.html.j2")
     pieces = template.generate(
         about=about, now=datetime.now(UTC).isoformat(timespec="seconds"), version=__version__, sums=sums, entries=entries,
-        knobs={name: value for name, value in about.knobs.items() if not SECRET.search(name)},
+        knobs={name: LEFT_OUT if secrets.is_named(name, value) else value for name, value in about.knobs.items()},
         graph=inline(graph, links) if len(graph.arrows) <= ARROWS else "",
         results=[table for entry in entries for table in sections.results(entry)],
         runs=timeline(store.traces.runs(), records), sections=(sections.of(entry) for entry in entries), spent=_spent(store),
@@ -96,8 +96,8 @@ def _environment(clean: Callable[[str], str], entries: Sequence[Entry]) -> Envir
 
     found = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, finalize=shown, trim_blocks=True,
                         lstrip_blocks=True)
-    found.filters.update(when=when, number=number, duration=duration, dollars=money.dollars, count=count, views=views,
-                         value=value, drawing=lambda svg: Markup(clean(svg)))
+    found.filters.update(when=when, number=number, duration=duration, dollars=money.dollars, count=count,
+                         unwrapped=unwrapped, value=value, drawing=lambda svg: Markup(clean(svg)))
     found.globals["anchors"] = {path: entry.anchor for entry in entries for path in entry.outputs.values()}
     return found
 
@@ -128,7 +128,7 @@ def _sums(store: Store, entries: Sequence[Entry], records: Sequence[tuple[Entry,
     for _, record in records:
         for used in record["usage"].values():
             asked.update({name: used.get(name) or 0 for name in ("sent", "cached", "failed", "cut", "tokens_in", "tokens_out")})
-    rows = sum(out["digest"].get("rows", 0) for entry in entries if entry.trace for out in entry.trace.outputs.values())
+    rows = sum(out["digest"].get("rows", 0) for entry, _ in records if entry.trace for out in entry.trace.outputs.values())
     parts = money.parts(store.folder)
     spent = Spent(sum(part.dollars for part in parts), sum(part.unknown for part in parts), sum(part.calls for part in parts))
     seconds = sum(record["seconds"] for _, record in records)
@@ -160,13 +160,14 @@ def _cards(store: Store, lineage: Lineage, entries: Sequence[Entry]) -> Iterator
 def _card(store: Store, lineage: Lineage, path: str) -> str:
     try:
         found = card(store, lineage, path)
+        return readme(found) if found is not None else ""
     except DdmakeError as error:
         return str(error)
-    return readme(found) if found is not None else ""
 
 
 def _write(to: Path, pieces: Iterator[str]) -> None:
     """Write pieces of a page to a file: there is the old one or the new one, and never a part."""
+    to = to.resolve()  # through a link, which stays one
     scratch = to.with_name(f".{to.name}.{uuid4().hex}")
     try:
         with scratch.open("w", encoding="utf-8", buffering=PIECE) as file:

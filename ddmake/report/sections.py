@@ -13,14 +13,13 @@ from ddmake.calls import search
 from ddmake.calls.search import Call
 from ddmake.cards import placed
 from ddmake.cards.lineage import Lineage
-from ddmake.cards.plain import SECRET
 from ddmake.errors import DdmakeError
 from ddmake.fingerprint.values import dicts
 from ddmake.report.chart import Point, chart
 from ddmake.report.entries import PAST, Entry
 from ddmake.report.packed import LONG, SMALL, packed
 from ddmake.report.words import amount, count, shortened
-from ddmake.store import Store, failed
+from ddmake.store import Store, failed, secrets
 from ddmake.store.traces import Trace
 
 RESULTS = ("evaluate", "evaluate_retrieval", "table", "win_rate", "agreement")  # recipes whose rows are results
@@ -169,14 +168,15 @@ def _outputs(entry: Entry) -> list[tuple[str, Facts]]:
 
 
 def _holds(trace: Trace) -> Iterator[str]:
-    for out in trace.outputs.values():
-        yield count(out["digest"]["rows"], "rows") if "rows" in out["digest"] else out["digest"]["kind"]
+    for name, out in trace.outputs.items():
+        yield out["digest"]["kind"] if (rows := trace.rows(name)) is None else count(rows, "rows")
 
 
 def _code(store: Store, record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the code that a job was made of, by name: of the user's own its text, of a packaged recipe its version."""
     made_of = record["ingredients"]
-    beside = [part["code"] for part in dicts(made_of.get("arguments", {})) if part.keys() == {"value", "code"}]
+    beside = [part["code"] for name in ("inputs", "arguments") for part in dicts(made_of.get(name, {}))
+              if part.keys() == {"value", "code"}]
     found: dict[str, str] = {}
     for pieces in (made_of.get("code", {}), *beside):
         for label, piece in pieces.items():
@@ -189,14 +189,8 @@ def _code(store: Store, record: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _reads(piece: Facts) -> Iterator[str]:
     """Yield the constants that a piece of code reads, a line each; what is named like a secret is left out."""
     for name, value in piece.get("reads", {}).items():
-        if not isinstance(value, dict) and not SECRET.search(name):
+        if not isinstance(value, dict) and not secrets.is_named(name, value):
             yield f"# {name} = {shortened(json.dumps(value, ensure_ascii=False), MOST)}"
-
-
-def views(record: Mapping[str, Any]) -> list[tuple[str, list[Any]]]:
-    """Return the steps of the views that a job saw its inputs through: verbs and what they were given, functions aside."""
-    steps = [step for part in dicts(record["ingredients"].get("inputs", {})) for step in part.get("view", [])]
-    return [(verb, ["…" if isinstance(arg, dict) and "code" in arg else arg for arg in args]) for verb, args in steps]
 
 
 def _rows(table: Table, most: int) -> Iterator[tuple[int, list[Any]]]:

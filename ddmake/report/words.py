@@ -17,6 +17,11 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:half - 1]}…{text[-half:]}"
 
 
+def unwrapped(text: str) -> str:
+    """Return a docstring without the ends of lines that only its file's width made; lists and indented lines keep theirs."""
+    return re.sub(r"(?<=\S)\n(?=[^\s\-*+|>`\d])", " ", text)
+
+
 def count(number: int, noun: str) -> str:
     """Return a number of things in words; the noun is the plural, in which the s is what ends it."""
     return f"{number:,} {noun}" if number != 1 else f"1 {noun.removesuffix('s')}"

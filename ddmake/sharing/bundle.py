@@ -33,6 +33,7 @@ VERSION = 1  # raised when an older ddmake could no longer read what is written
 MANIFEST, SEAL, PROJECT, OBJECTS, RECORDS = "manifest.json", "manifest.sha256", "project/", "objects/", "records/"
 NAME = re.compile(r"project/.+|objects/[0-9a-f]{64}|records/(traces|texts|calls|vectors)\.jsonl", re.DOTALL)
 SHA = re.compile(r"[0-9a-f]{64}")
+BEGINNING = f"{MANIFEST}\0".encode()  # of a bundle, and hardly of another tar archive
 BLOCK, CHUNK = tarfile.BLOCKSIZE, 1 << 20
 MOST_MANIFEST = 1 << 30  # bytes of a manifest that is read into memory
 LONGEST_LINE = 1 << 30  # bytes of a record
@@ -85,7 +86,7 @@ class Bundle:
 
 def write(file: Path, told: Mapping[str, Any], parts: Sequence[Part]) -> str:
     """Write a bundle, whole or not at all, and return its hash. Raises DdmakeError for a file that isn't what it was."""
-    manifest = _manifest(told, parts)
+    file, manifest = file.resolve(), _manifest(told, parts)  # through a link, which stays one
     sha = hashlib.sha256(manifest).hexdigest()
     scratch = file.with_name(f".{file.name}.{uuid4().hex}")
     try:
@@ -108,6 +109,8 @@ def write(file: Path, told: Mapping[str, Any], parts: Sequence[Part]) -> str:
 @contextmanager
 def opened(file: Path) -> Iterator[Bundle]:
     """Give a bundle to be read. Raises DdmakeError for what isn't one, is newer, cut short, or holds what it doesn't tell of."""
+    if not file.is_file():  # a pipe would be waited for
+        raise DdmakeError(f"{file} is no plain file, and a bundle is one. Save it first.")
     with file.open("rb") as stream:
         manifest, sha = _read_manifest(file, stream)
         found = Bundle(file, stream, sha, manifest, _parts(file, manifest))

@@ -20,7 +20,7 @@ from ddmake.store import FOLDER, exchange
 from ddmake.store.exchange import Row
 from ddmake.store.traces import Traces
 
-Word = Literal["same", "data", "recipe", "source", "behind", "only here", "only there"]
+Word = Literal["same", "data", "recipe", "edited", "source", "behind", "only here", "only there"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Result:
     digest: dict[str, Any]
     ingredients: Ingredients
     inputs: dict[str, tuple[str, bool]]  # digests by path, and whether a rule made them
+    edited: bool = False  # by hand, and adopted
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,9 @@ def compare(here: Side, there: Side) -> Iterator[Difference]:
         ours, theirs = here.results.get(path), there.results.get(path)
         if ours is None or theirs is None:
             yield Difference(path, "only there" if ours is None else "only here")
+        elif ours.fingerprint != theirs.fingerprint and (ours.edited or theirs.edited):
+            where = "on both sides" if ours.edited and theirs.edited else "here" if ours.edited else "there"
+            yield Difference(path, "edited", f"by hand {where}, and adopted", changes=_data(path, ours, theirs))
         elif ours.fingerprint != theirs.fingerprint:
             yield _recipe(path, ours, theirs, here, there)
         elif ours.digest != theirs.digest:
@@ -97,7 +101,8 @@ def _of_folder(place: Path) -> Side:
 def _result(row: Row, output: str) -> Result:
     record = row["record"]
     inputs = {given["path"]: (given["digest"], given["trace"] is not None) for given in record["inputs"]}
-    return Result(row["fingerprint"], row["outputs"][output]["digest"], record["ingredients"], inputs)
+    return Result(row["fingerprint"], row["outputs"][output]["digest"], record["ingredients"], inputs,
+                  bool(record.get("adopted")))
 
 
 def _recipe(path: str, ours: Result, theirs: Result, here: Side, there: Side) -> Difference:

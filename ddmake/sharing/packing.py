@@ -5,11 +5,12 @@ import json
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ddmake.calls import exchange as calls
+from ddmake.ddfile import facts
 from ddmake.ddfile.lock import FILE as LOCK
 from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.workflow import Workflow
@@ -21,10 +22,11 @@ from ddmake.fingerprint import hashes
 from ddmake.sharing.bundle import OBJECTS, PROJECT, RECORDS, Part
 from ddmake.store import Store, exchange, paths, secrets
 from ddmake.store.files import Manifest
-from ddmake.store.traces import Trace
+from ddmake.store.traces import Trace, written
 
 LARGE = 100_000_000  # bytes of a source from which on its digest is packed in its place, unless all sources are asked for
 SETTINGS = "pyproject.toml"
+HASH = re.compile(r"[0-9a-f]{16,64}")
 TABLE = re.compile(r"\s*\[+\s*tool\s*\.\s*ddmake\s*[.\]]")
 
 Sources = bool | None  # all of them, none of them, or None: those that aren't large
@@ -71,7 +73,8 @@ def gather(flow: Workflow, store: Store, names: list[str], wanted: Wanted, scrat
     chosen = flow.select(names) if names else flow.rules
     verdicts = Planner(flow, store).survey(chosen).verdicts
     rules = [verdict.rule for verdict in verdicts]
-    found = Packing({"ddfile": flow.file.relative_to(flow.root).as_posix(), "knobs": flow.knobs, "folder": flow.into})
+    found = Packing({"ddfile": flow.file.relative_to(flow.root).as_posix(), "knobs": flow.knobs, "folder": flow.into,
+                     "said": {name: asdict(one) for name, one in sorted(facts.told(flow).items())}})
     placed = _placed(store, rules)
     if not placed:
         raise DdmakeError(f"Nothing of {', '.join(names) or flow.file.name} is made yet, so there is nothing to pack. Do: ddmake")
@@ -192,7 +195,7 @@ def _add_records(found: Packing, store: Store, placed: dict[str, tuple[Trace, st
     numbers = {row["number"]: number for number, row in enumerate(traces)}  # a store's own numbers would tell bundles apart
     found.told["placed"] = {path: [numbers[trace.id], output] for path, (trace, output) in sorted(placed.items())}
     found.told["epochs"] = {path: epoch for path, epoch in sorted(store.traces.epochs().items()) if path in placed}
-    texts = {sha: text for row in traces for sha in _words(row["record"]["ingredients"])
+    texts = {sha: text for row in traces for sha in _words(row["record"]["ingredients"]) if HASH.fullmatch(sha)
              if (text := store.traces.text(sha)) is not None}
     records: dict[str, Iterable[Any]] = {
         "traces": (_renumbered(row, numbers) for row in traces),
@@ -250,7 +253,7 @@ def _write(place: Path, rows: Iterable[Any]) -> int:
     count = 0
     with place.open("w", encoding="utf-8") as lines:
         for row in rows:
-            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+            lines.write(written(row) + "\n")
             count += 1
     return count
 
@@ -289,9 +292,14 @@ def _refuse_secrets(found: Packing) -> None:
             place = f"{part.name.removeprefix(PROJECT)}:{secret.line}"
             raise DdmakeError(f"{place} holds {secret.what}, and a bundle holds no secrets. Take it out, "
                               "into an environment variable; a source may be left out: --no-sources.")
+    for name, value in found.told["knobs"].items():
+        if secrets.is_named(name, value) and len(str(value)) >= secrets.SHORTEST:
+            raise DdmakeError(f"The knob {name} is named like a secret, and a bundle holds none. "
+                              "Give it by an environment variable.")
     secret = secrets.in_bytes(json.dumps(found.told).encode())
     if secret is not None:
-        raise DdmakeError(f"The knobs hold {secret.what}, and a bundle holds no secrets. Give it by an environment variable.")
+        raise DdmakeError(f"The knobs, or what facts() says, hold {secret.what}, and a bundle holds no secrets. "
+                          "Give it by an environment variable.")
 
 
 def _inside(flow: Workflow, file: Path) -> str | None:

@@ -4,15 +4,17 @@ The order makes a kill harmless: results' files, calls, traces, results at their
 what an earlier try has done, so that unpacking again goes on from there.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from ddmake.calls import exchange as calls
+from ddmake.ddfile.facts import Said
 from ddmake.engine.ingredients import Keys
 from ddmake.engine.keeping import busy
 from ddmake.errors import DdmakeError
@@ -20,7 +22,7 @@ from ddmake.fingerprint import hashes
 from ddmake.sharing import bundle as bundles
 from ddmake.sharing.bundle import OBJECTS, PROJECT, RECORDS, Bundle, Part
 from ddmake.sharing.packing import SETTINGS
-from ddmake.store import FOLDER, Store, exchange, open_store, paths
+from ddmake.store import FOLDER, Store, exchange, open_store, paths, ran, said
 from ddmake.store.exchange import Row
 from ddmake.store.files import Manifest, Unfit, manifest_of
 from ddmake.store.traces import Trace
@@ -67,6 +69,7 @@ def check_records(bundle: Bundle) -> Checked:
         numbers.add(row["number"])
     for _ in _rows(bundle, "texts", _check_text):
         pass
+    _said(bundle)
     return Checked(bundle, traces, _results(bundle, {row["number"]: row for row in traces}))
 
 
@@ -101,6 +104,7 @@ def _unpack(checked: Checked, store: Store) -> int:
         for result in checked.results:
             _place(store, result, numbers, scratch)
         _note_run(bundle, store)
+        ran.forget(store.folder)  # what lies beside the Ddfile is now somebody else's, too
         _write_files(bundle, store, scratch)
         return new
     finally:
@@ -121,6 +125,23 @@ def absent(bundle: Bundle) -> dict[str, dict[str, Any]]:
         if not isinstance(one, dict) or one.keys() != kinds.keys() or not all(type(one[name]) is kinds[name] for name in kinds):
             raise _wrong(bundle, "tells of sources in a form that ddmake doesn't know")
     return found
+
+
+def is_there(to: Path, path: str, told: dict[str, Any]) -> bool | None:
+    """Tell whether what lies at a source's path is what was packed by its digest alone; None where nothing lies there.
+
+    Outside of the folder nothing is looked at: somebody else has chosen the path.
+    """
+    if paths.wrong(path) is not None:
+        return None
+    store = open_store(to)
+    try:
+        manifest = store.files.manifest(path)
+    except DdmakeError:  # no plain files
+        return False
+    finally:
+        store.close()
+    return None if manifest is None else hashes.of_value(manifest) == told["sha256"]
 
 
 def _rows(bundle: Bundle, name: str, look: Callable[[Any], None]) -> Iterator[Any]:
@@ -256,11 +277,26 @@ def _place(store: Store, result: Result, numbers: dict[int, int], scratch: Path)
 
 
 def _note_run(bundle: Bundle, store: Store) -> None:
-    """Note the knobs that results were made with, for `--last`, unless the Ddfile was run here."""
+    """Note the knobs that results were made with, for `--last`, and what the Ddfile says, for cards, unless it was run here."""
     name, knobs, folder = (bundle.told.get(part) for part in ("ddfile", "knobs", "folder"))
     known = isinstance(name, str) and isinstance(knobs, dict) and isinstance(folder, str)
     if known and store.traces.last_knobs(name) is None:
         store.traces.start_run(name, knobs, folder)
+        said.keep(store.traces.db, name, folder, _said(bundle))
+
+
+def _said(bundle: Bundle) -> dict[str, Said]:
+    """Return what the Ddfile says of data and models, for cards. Raises DdmakeError for what it can't have said."""
+    found = bundle.told.get("said", {})
+    try:
+        json.dumps(found, ensure_ascii=False).encode()  # half of a surrogate pair, which no database takes
+        told = {name: Said(**one) for name, one in found.items()}
+        known = all(isinstance(text, str | None) for one in told.values() for text in astuple(one))
+    except (AttributeError, TypeError, ValueError, RecursionError):
+        known = False
+    if not known:
+        raise _wrong(bundle, "tells what the Ddfile says in a form that ddmake doesn't know")
+    return told
 
 
 def _write_files(bundle: Bundle, store: Store, scratch: Path) -> None:

@@ -10,14 +10,12 @@ from dataclasses import astuple
 from datetime import datetime
 from typing import Any
 
-from ddmake.store import failed, paths
-from ddmake.store.traces import Trace, Traces, insert
+from ddmake.store import failed, forms, paths
+from ddmake.store.traces import Trace, Traces, insert, written
 
 SHA = re.compile(r"[0-9a-f]{64}")
 FIELDS = {"number": int, "key": str, "base": str, "epoch": int, "fingerprint": str, "made": str, "outputs": dict, "record": dict,
           "failed": list}
-PARTS = {"ingredients": dict, "recipe": dict, "inputs": list}  # of a record: what is read of it without a second look
-COLUMN = {"type": str, "hash": str}
 FAILED = (int, str, str, (str, type(None)), str, str)
 MOST = 2**31  # epochs and rows' numbers are below
 
@@ -38,17 +36,16 @@ def before(row: Row) -> Iterator[int]:
 
 def check(row: Any) -> None:
     """Raise ValueError, in words, for what comes from outside and can't be a trace."""
-    if not _formed(row, FIELDS) or not _formed(row["record"], PARTS, more=True) or not 0 <= row["epoch"] < MOST:
+    if not _formed(row, FIELDS) or not 0 <= row["epoch"] < MOST:
         raise ValueError("isn't a trace")
-    json.dumps(row, ensure_ascii=False).encode()  # half of a surrogate pair, which no database takes
+    forms.check(row["outputs"], forms.OUTPUTS, "outputs")
+    forms.check(row["record"], forms.RECORD, "a job")
+    json.dumps({**row, "record": {}}, ensure_ascii=False).encode()  # half of a surrogate pair, which no database takes
     datetime.fromisoformat(row["made"])
     if not row["outputs"]:
         raise ValueError("is a trace without outputs")
     for output in row["outputs"].values():
         _check_output(output)
-    for given in row["record"]["inputs"]:
-        if not _formed(given, {"path": str, "trace": (int, type(None)), "digest": str}):
-            raise ValueError("names an input that can't be one")
     for one in row["failed"]:
         if not isinstance(one, list) or len(one) != len(FAILED) or not all(map(isinstance, one, FAILED)) or not one[0] < MOST:
             raise ValueError("has failed rows that can't be any")
@@ -69,7 +66,7 @@ def take_in(traces: Traces, rows: Iterable[Row]) -> dict[int, int]:
 
 def _insert(traces: Traces, row: Row, numbers: dict[int, int]) -> int:
     inputs = [{**given, "trace": numbers.get(given["trace"])} for given in row["record"]["inputs"]]
-    outputs, record = (json.dumps(one, ensure_ascii=False) for one in (row["outputs"], {**row["record"], "inputs": inputs}))
+    outputs, record = (written(one) for one in (row["outputs"], {**row["record"], "inputs": inputs}))
     number = insert(traces.db, None, row["key"], row["base"], row["epoch"], row["fingerprint"], row["made"], outputs, record)
     failed.keep(traces.db, number, (failed.Failed(*one) for one in row["failed"]))
     return number
@@ -83,24 +80,19 @@ def _same(traces: Traces, row: Row) -> Trace | None:
 
 def _check_output(output: Any) -> None:
     """Raise ValueError for an output whose files would be put anywhere else than at its path, or aren't told by hashes."""
-    if not _formed(output, {"path": str, "digest": dict, "manifest": dict}):
-        raise ValueError("has an output that can't be one")
     names = [output["path"], *(name for name in output["manifest"] if output["manifest"].keys() != {""})]
     for name in names:
         if why := paths.wrong(name):
             raise ValueError(f"has an output {name!r}, which {why}")
     digest = output["digest"]
-    if not all(isinstance(sha, str) and SHA.fullmatch(sha) for sha in (*output["manifest"].values(), digest.get("sha"))):
+    if not all(SHA.fullmatch(sha) for sha in (*output["manifest"].values(), digest["sha"])):
         raise ValueError(f"tells no hashes of {output['path']}")
-    if not isinstance(digest.get("kind"), str):
-        raise ValueError(f"doesn't tell what {output['path']} is")
-    table = _formed(digest, {"rows": int, "columns": dict}, more=True)
-    if digest["kind"] == "dataset" and not (table and all(_formed(one, COLUMN, more=True) for one in digest["columns"].values())):
+    if digest["kind"] == "dataset" and (digest.get("rows") is None or digest.get("columns") is None):
         raise ValueError(f"doesn't tell the columns of {output['path']}")
 
 
-def _formed(value: Any, fields: dict[str, Any], more: bool = False) -> bool:
-    """Tell whether a value is a dict of these fields, each of its kind."""
-    if not isinstance(value, dict) or not (fields.keys() <= value.keys() if more else fields.keys() == value.keys()):
+def _formed(value: Any, fields: dict[str, Any]) -> bool:
+    """Tell whether a value is a dict of just these fields, each of its kind."""
+    if not isinstance(value, dict) or fields.keys() != value.keys():
         return False
     return all(isinstance(value[name], kind) and not isinstance(value[name], bool) for name, kind in fields.items())

@@ -44,6 +44,7 @@ class Files:
         self.db, self.root = db, root
         self._root = f"{root}{os.sep}"
         self._known: dict[str, Row] = {}  # rows that were read before: trusted as far as the file's stat agrees
+        self._remembers = True  # what the database holds
 
     def load(self) -> None:
         """Read all that is remembered at once, for whoever is about to ask for most of it."""
@@ -51,8 +52,11 @@ class Files:
 
     def forget(self) -> None:
         """Remember nothing any more, so that every file is read when it is next asked for."""
-        self.db.execute("DELETE FROM files")
         self._known = {}
+        try:
+            self.db.execute("DELETE FROM files")
+        except sqlite3.OperationalError:  # it may only be read
+            self._remembers = False
 
     def sha(self, path: str) -> str:
         """Return a file's hash, from memory where its stat is unchanged. Raises FileNotFoundError."""
@@ -109,11 +113,13 @@ class Files:
         return path if path.startswith("/") else self._root + path
 
     def _load_below(self, folder: str) -> None:
+        if not self._remembers:
+            return
         rows = self.db.execute(f"{EVERY} WHERE path > ? AND path < ?", (f"{folder}/", f"{folder}0"))  # 0 comes after /
         self._known.update({row[0]: row[1:] for row in rows})
 
     def _row(self, path: str) -> Row | None:
-        row = self.db.execute(f"{SELECT} WHERE path = ?", (path,)).fetchone()
+        row = self.db.execute(f"{SELECT} WHERE path = ?", (path,)).fetchone() if self._remembers else None
         if row is not None:
             self._known[path] = row
         return row

@@ -7,8 +7,10 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 
-NAME = re.compile(r"(^|_)(API)?(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(_|$)", re.IGNORECASE)  # of variables
+NAME = re.compile(r"secret|passw|passphrase|credential|authorization|api[_-]?key|(access|auth|bearer)[_-]?token|"
+                  r"(^|[_-])(api)?(key|token|pwd)([_-]|$)", re.IGNORECASE)  # of variables, arguments, knobs and flags
 CHUNK, OVERLAP = 1 << 20, 1 << 12  # bytes that are read at once, and those that the next piece begins with again
 SHORTEST = 12  # characters of a variable's value: a shorter one may stand anywhere
 
@@ -36,6 +38,11 @@ class Found:
 
     what: str
     line: int
+
+
+def is_named(name: object, value: object) -> bool:
+    """Tell whether something is named like a secret, and can be one; a number is none, whatever it counts."""
+    return NAME.search(str(name)) is not None and not isinstance(value, (int, float, NoneType))
 
 
 def in_file(file: Path) -> Found | None:

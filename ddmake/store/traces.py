@@ -100,6 +100,14 @@ def insert(db: sqlite3.Connection, number: int | None, key: str, base: str, epoc
     return new
 
 
+class Outputs(dict[str, dict[str, Any]]):
+    """What a trace tells of its outputs, by name. Raises DdmakeError for a name that it doesn't tell of."""
+
+    def __missing__(self, name: str) -> None:
+        raise DdmakeError(f".ddmake/traces.db: a trace tells nothing of the output {name!r} that is said to lie there. "
+                          "Somebody else has written it: trust nothing of this store.")
+
+
 class Trace:
     """A finished job: what every run needs of it; `outputs` and the whole `record` are read when they are asked for."""
 
@@ -115,8 +123,22 @@ class Trace:
 
     @cached_property
     def outputs(self) -> dict[str, dict[str, Any]]:
-        """Return {"path", "digest", "manifest"} of each output, by name."""
-        return _decode(self._outputs)[0]
+        """Return {"path", "digest", "manifest"} of each output, by name. Raises DdmakeError where they have another form."""
+        try:
+            found = _decode(self._outputs)[0]
+        except (ValueError, RecursionError):
+            found = None
+        if not forms.are_outputs(found):
+            raise DdmakeError(f".ddmake/traces.db: trace {self.id} tells of its outputs in a form that ddmake doesn't know. "
+                              "Somebody else has written it: trust nothing of this store.")
+        return Outputs(found)
+
+    def rows(self, output: str) -> int | None:
+        """Return how many rows an output has, by its digest, or, of a file, as they were counted; None where they weren't."""
+        digest = self.outputs[output]["digest"]
+        if digest["kind"] == "file":
+            return (self.record.get("rows") or {}).get(output)
+        return digest.get("rows")
 
     @cached_property
     def record(self) -> dict[str, Any]:
@@ -136,10 +158,8 @@ class Trace:
 
     @property
     def label(self) -> str:
-        """Return the paths that the job's outputs were made for, as far as the trace tells them."""
-        outs = self.outputs.values() if isinstance(self.outputs, dict) else ()
-        paths = [out["path"] for out in outs if isinstance(out, dict) and isinstance(out.get("path"), str)]
-        return ", ".join(paths) or f"trace {self.id}"
+        """Return the paths that the job's outputs were made for."""
+        return ", ".join(out["path"] for out in self.outputs.values()) or f"trace {self.id}"
 
 
 @dataclass(frozen=True)
@@ -348,9 +368,11 @@ class Traces:
                 yield trace
 
     def _sound(self, row: tuple) -> Trace | None:
-        """Return a row's trace, or None where its checksum doesn't fit."""
-        if _checksum(*row[1:7]) == row[7]:
-            return Trace(self.db, row)
+        """Return a row's trace, or None where its checksum doesn't fit, or its time is none."""
+        with suppress(ValueError, TypeError):
+            datetime.datetime.fromisoformat(row[5])
+            if _checksum(*row[1:7]) == row[7]:
+                return Trace(self.db, row)
         self.damaged.add(row[0])
         return None
 
