@@ -5,6 +5,7 @@
     │   └── NoSuchName     2   a knob or an output by a name that isn't there; an AttributeError too
     ├── MissingExtra       2   an optional package isn't installed; names the extra that brings it
     ├── RecipeFailed       1   a recipe raised; carries the user's own frames
+    │   └── NoRows         1   it made no rows
     ├── NotStored          1   --frozen, and something would have to be fetched, sent or made elsewhere
     ├── ProviderError      1   an API refused what concerns the whole rule: key, model, credit
     └── PlanAgain          3   the Ddfile, a template or a source changed while a run was under way
@@ -44,6 +45,10 @@ class MissingExtra(DdmakeError):
 
 class RecipeFailed(DdmakeError):
     """A recipe raised, or yielded what can't be stored."""
+
+
+class NoRows(RecipeFailed):
+    """A recipe made no rows, and nothing tells which columns they would have had."""
 
 
 class ProviderError(DdmakeError):

@@ -129,17 +129,19 @@ class _Answers:
             if found.num_rows or not count:  # without rows, they still have columns
                 yield found
             first += count
-        if self.failed and (taking.on_error == "raise" or not self.usable):
-            total = self.failed + self.usable
-            raise DdmakeError(f"{self.failed} of {total} rows have no usable answer; the first, row {self.first_failed}: "
-                              f"{self._advised()}")
+        tally = self.llm.manner.tally
+        if tally is not None and taking.on_error != "raise":
+            tally(self.failed, self.usable, self._advised())
+        elif self.failed and (taking.on_error == "raise" or not self.usable):
+            raise DdmakeError(f"{self.failed} of {self.failed + self.usable} rows have no usable answer; {self._advised()}")
 
     def _advised(self) -> str:
-        """Return why the first row failed, what helps, and where the answers are seen."""
+        """Return which row failed first and why, what helps, and where the answers are seen."""
+        row = self.llm.before // self.taking.draws + self.first_failed
         reason = self.first_failure or ""
         remedy = ' (raise max_tokens, or accept="length")' if reason == CUT else ""
         which = "" if reason.startswith(("parse raised", "no verdict")) else " --failed"
-        return f"{reason}{remedy}. What was answered: ddmake calls{which} --rule {self.llm.payer.rule}"
+        return f"the first, row {row}: {reason}{remedy}. What was answered: ddmake calls{which} --rule {self.llm.payer.rule}"
 
     def _given(self) -> Iterator[tuple[int, "pa.RecordBatch | None"]]:
         """Yield batches of the rows that were asked about, with their numbers of rows."""

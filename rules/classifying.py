@@ -43,7 +43,7 @@ def _check(arguments: Mapping[str, Any]) -> None:
         raise DdfileError("revision= is of a model on the Hub, and this one is a folder. Leave it out.")
 
 
-@step(version="2", columns=_classified)
+@step(version="2", columns=_classified, by_row="rows")
 def classify(rows: StoredRows, *, model: Model, text: str = "text", pair: str | None = None, column: str = "label",
              labels: Sequence[str] | None = None, probabilities: bool = False, threshold: float = 0.5,
              max_length: int | None = None, revision: str | None = None, dtype: str | None = None,

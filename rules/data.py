@@ -260,7 +260,7 @@ def zipped(parts: Any) -> "Batches":
     return Batches(beside, {name: told for part in named.values() for name, told in _features(part).items()}, schema)
 
 
-@step(version="1", columns=lambda inputs, arguments: inputs["rows"])
+@step(version="1", columns=lambda inputs, arguments: inputs["rows"], by_row="rows")
 def copy(rows: StoredRows) -> "Batches":
     """Make an artifact of rows as they are: of a view, or of rows for a file, as its suffix says (.jsonl .json .csv .parquet)."""
     from ddmake.artifacts.rows import Batches, read, schema_of

@@ -69,7 +69,7 @@ def documents(folder: Paths) -> "Batches":
     return Batches(_read(files))
 
 
-@step(version="1", columns=_cut)
+@step(version="1", columns=_cut, by_row="documents")
 def chunks(documents: StoredRows, *, text: str = "text", size: int = 2000, overlap: int = 200, by: Unit = "paragraph",
            markdown: bool | None = None) -> "Batches":
     """Cut texts into chunks of at most `size` characters, of which about the last `overlap` ones begin the next one, too.

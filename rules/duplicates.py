@@ -104,7 +104,7 @@ def dedupe_similar(rows: StoredRows, *, text: str = "text", embedder: Embedder |
     return _kept(rows, keep, f"similar to earlier ones ({threshold:g} or more)")
 
 
-@step(version="1", columns=_clean)
+@step(version="1", columns=_clean, by_row="rows")
 def decontaminate(rows: StoredRows, benchmark: StoredRows, *, text: str | Sequence[str] = "text",
                   against: str | Sequence[str] = "text", ngram: int = 13, mark: str | None = None) -> "Batches":
     """Leave out rows that share a run of `ngram` words with a benchmark (Brown et al. 2020, arXiv 2005.14165, appendix C).

@@ -64,7 +64,7 @@ def _unknown() -> Iterator[list[Turn]]:
     yield
 
 
-@step(version="1", columns=_shown, asks=_asking)
+@step(version="1", columns=_shown, asks=_asking, by_row="rows")
 def few_shot(rows: StoredRows, examples: StoredRows, *, llm: LLM, instruction: str = "", inputs: str | Sequence[str] = "text",
              answer: str = "answer", k: int | None = None, min_examples: int = 1, shuffle: bool = False, seed: int = 0,
              embedder: Embedder | None = None, context: int | None = None, prompt: Prompt = "few_shot.j2",

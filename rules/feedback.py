@@ -59,7 +59,7 @@ def _binarized(inputs: Inputs, arguments: Arguments) -> Columns:
     return added(columns, *PAIRED)
 
 
-@step(version="1", columns=_rated_together, asks=_asking_together)
+@step(version="1", columns=_rated_together, asks=_asking_together, by_row="rows")
 def rate_together(rows: StoredRows, *, llm: LLM, rubric: str, answers: Sequence[str], question: str | None = "question",
                   scale: Sequence[int] = (1, 5), reason: bool = True, column: str = "score", prompt: Prompt = "ultrafeedback.j2",
                   system: Prompt | None = None, variables: Mapping[str, Any] | None = None, longest: int | None = None,
@@ -77,7 +77,7 @@ def rate_together(rows: StoredRows, *, llm: LLM, rubric: str, answers: Sequence[
     return judged.make(rows, _rating_together(locals()))
 
 
-@step(version="1", columns=_binarized)
+@step(version="1", columns=_binarized, by_row="rows")
 def binarize(rows: StoredRows, *, answers: Sequence[str], aspects: Sequence[str] = ("score",),
              rest: Literal["random", "worst"] = "random", seed: int = 0) -> "Batches":
     """Make a pair of each row with several rated answers: the best one is chosen, and one of the others rejected.

@@ -72,7 +72,7 @@ def first_number(answer: str) -> float:
     return float(found[0].replace("−", "-").replace(",", ""))
 
 
-@step(version="1", columns=_kept, asks=_asking)
+@step(version="1", columns=_kept, asks=_asking, by_row="rows")
 def keep_if(rows: StoredRows, *, llm: LLM, prompt: Prompt, when: Callable[[str], Any] | None = None, column: str | None = None,
             system: Prompt | None = None, variables: Mapping[str, Any] | None = None, meta: bool = False,
             accept: Collection[str] = ("length",), on_error: Literal["drop", "raise"] = "drop") -> "Batches":

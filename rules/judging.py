@@ -78,7 +78,7 @@ def _asking_verdicts(inputs: Inputs, arguments: Arguments) -> Iterator[Asking]:
     yield _deciding(arguments).asking(inputs["rows"])
 
 
-@step(version="2", columns=_compared, asks=_asking_pairs)
+@step(version="2", columns=_compared, asks=_asking_pairs, by_row="rows")
 def judge_pairs(rows: StoredRows, *, llm: LLM, question: str | None = "question", a: str = "a", b: str = "b",
                 criteria: str = CRITERIA, prompt: Prompt = "judge_pairs.j2", system: Prompt | None = None,
                 variables: Mapping[str, Any] | None = None, column: str = "winner", reason: bool = False, ties: bool = True,
@@ -99,7 +99,7 @@ def judge_pairs(rows: StoredRows, *, llm: LLM, question: str | None = "question"
     return judged.make(rows, _pairing(locals()))
 
 
-@step(version="1", columns=_preferred)
+@step(version="1", columns=_preferred, by_row="rows")
 def preferences(rows: StoredRows, *, a: str = "a", b: str = "b", winner: str = "winner") -> "Batches":
     """Make pairs for preference training of rows with a winner: `chosen` is the answer that won, `rejected` the other.
 
@@ -125,7 +125,7 @@ def preferences(rows: StoredRows, *, a: str = "a", b: str = "b", winner: str = "
     return Batches(pairs(), features, pa.schema([*schema, pa.field("chosen", kind), pa.field("rejected", kind)]))
 
 
-@step(version="1", columns=_rated, asks=_asking_scores)
+@step(version="1", columns=_rated, asks=_asking_scores, by_row="rows")
 def rate(rows: StoredRows, *, llm: LLM, rubric: str = "", aspects: Mapping[str, str] | None = None,
          scale: Sequence[int] = (1, 5), question: str | None = "question", answer: str = "answer", reason: bool = True,
          column: str = "score", prompt: Prompt = "rate.j2", system: Prompt | None = None,
@@ -144,7 +144,7 @@ def rate(rows: StoredRows, *, llm: LLM, rubric: str = "", aspects: Mapping[str, 
     return judged.make(rows, _rating(locals()))
 
 
-@step(version="1", columns=_judged, asks=_asking_verdicts)
+@step(version="1", columns=_judged, asks=_asking_verdicts, by_row="rows")
 def judge(rows: StoredRows, *, llm: LLM, rubric: str, verdicts: Sequence[str] = ("pass", "fail"),
           question: str | None = "question", answer: str = "answer", reason: bool = True, column: str = "verdict",
           prompt: Prompt = "judge.j2", system: Prompt | None = None, variables: Mapping[str, Any] | None = None,

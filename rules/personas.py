@@ -45,7 +45,7 @@ def _asking(inputs: Mapping[str, Any], arguments: Arguments) -> Iterator[Asking]
     yield Asking(arguments["llm"], (one for one in turns for _ in range(arguments["samples"] or 1)))
 
 
-@step(version="1", columns=_described, asks=_asking)
+@step(version="1", columns=_described, asks=_asking, by_row="rows")
 def personas(rows: StoredRows, *, llm: LLM, text: str = "text", persona: str = "persona", samples: int | None = None,
              prompt: Prompt = "personas.j2", system: Prompt | None = None, variables: Mapping[str, Any] | None = None,
              meta: bool = False, accept: Collection[str] = (), on_error: OnError = "keep") -> "Batches":

@@ -68,7 +68,7 @@ def generate(*, llm: LLM, prompt: Prompt, n: int, column: str = "text", system: 
     return answered(n, asking, _taking(arguments))
 
 
-@step(version="2", columns=_transformed, asks=_transforming)
+@step(version="2", columns=_transformed, asks=_transforming, by_row="rows")
 def transform(rows: StoredRows, *, llm: LLM, prompt: Prompt | None = None, messages: str | None = None,
               images: str | Sequence[str] | None = None, tools: Sequence[Mapping[str, Any]] | None = None,
               column: str | Sequence[str] = "text", system: Prompt | None = None, schema: Schema | None = None,

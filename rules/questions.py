@@ -64,7 +64,7 @@ def _asking_verdicts(inputs: Inputs, arguments: Arguments) -> Iterator[Asking]:
     yield Asking(arguments["llm"], _turns(filled(inputs["rows"], roles), Wording.of(arguments), roles, {}), _verdict(arguments))
 
 
-@step(version="1", columns=_questioned, asks=_asking_questions)
+@step(version="1", columns=_questioned, asks=_asking_questions, by_row="rows")
 def questions(rows: StoredRows, *, llm: LLM, n: int = 3, text: str = "text", prompt: Prompt = "questions.j2",
               system: Prompt | None = None, variables: Mapping[str, Any] | None = None, longest: int | None = None,
               meta: bool = False, accept: Collection[str] = (), on_error: Literal["drop", "raise"] = "drop") -> "Batches":
@@ -83,7 +83,7 @@ def questions(rows: StoredRows, *, llm: LLM, n: int = 3, text: str = "text", pro
     return Batches(_spread(found), found.features)
 
 
-@step(version="1", columns=_judged, asks=_asking_verdicts)
+@step(version="1", columns=_judged, asks=_asking_verdicts, by_row="rows")
 def faithful(rows: StoredRows, *, llm: LLM, text: str = "text", question: str = "question", answer: str = "answer",
              mark: str | None = None, prompt: Prompt = "faithful.j2", system: Prompt | None = None,
              variables: Mapping[str, Any] | None = None, longest: int | None = None, meta: bool = False,

@@ -92,7 +92,7 @@ def _said(rows: Any, name: str) -> Iterator[str]:
         yield from (one for one in texts_in(values, name) if one is not None)
 
 
-@step(version="2", columns=_embedded, asks=_embedding)
+@step(version="2", columns=_embedded, asks=_embedding, by_row="rows")
 def embed(rows: StoredRows, *, embedder: Embedder, text: str = "text", column: str = "embedding",
           normalize: bool = False) -> "Batches":
     """Add a column of vectors that an embedder makes of a column of texts; with `normalize` each has the length 1.

@@ -40,7 +40,7 @@ def _rewarded(inputs: Inputs, arguments: Arguments) -> Columns:
     return added(columns, *_adds(arguments).values())
 
 
-@step(version="1", columns=_rewarded)
+@step(version="1", columns=_rewarded, by_row="rows")
 def score(rows: StoredRows, *, model: Model, prompt: Prompt | None = None, answer: str | Sequence[str] = "answer",
           column: str = "score", max_length: int | None = None, revision: str | None = None, dtype: str | None = None,
           batch_size: Free = 32) -> "Batches":

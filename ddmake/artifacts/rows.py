@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from ddmake.ddfile.structure import Kind
 from ddmake.ddfile.target import ROW_FILES, suffix
-from ddmake.errors import DdmakeError, RecipeFailed
+from ddmake.errors import DdmakeError, NoRows, RecipeFailed
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -61,7 +61,7 @@ def write(rows: Iterable[dict[str, Any]] | Batches, to: Path) -> int:
             return _write_known(source, rows.schema, store, to)
         first, second = next(source, None), next(source, None)
         if first is None:
-            raise RecipeFailed("it made no rows")
+            raise NoRows("it made no rows")
         if second is None:
             store([first], first.schema, to)
             return first.num_rows
@@ -158,7 +158,7 @@ def _stream(batches: Iterable[pa.RecordBatch], scratch: Path) -> tuple[pa.Schema
     schema, count = pa.schema([]), 0
     with scratch.open("wb") as file:
         for batch in batches:
-            schema = _unify(schema, batch.schema) if count else batch.schema
+            schema = unify(schema, batch.schema) if count else batch.schema
             with pa.ipc.new_stream(file, batch.schema) as writer:
                 writer.write_batch(batch)
             count += batch.num_rows
@@ -274,7 +274,8 @@ def _mended(value: Any) -> Any:
     return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(value, str) else value
 
 
-def _unify(one: pa.Schema, other: pa.Schema) -> pa.Schema:
+def unify(one: pa.Schema, other: pa.Schema) -> pa.Schema:
+    """Return the schema that holds the rows of two. Raises RecipeFailed where there is none."""
     if one.equals(other):
         return one
     try:

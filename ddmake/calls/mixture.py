@@ -31,7 +31,7 @@ class OpenedMixture(OpenedLLM):
     def __init__(self, spec: Mixture, members: Sequence[OpenedLLM], names: Sequence[str]):
         first = members[0]
         self.spec, self._members, self._names = spec, members, [name.encode() for name in names]
-        self.calls, self.tell, self.manner, self.payer = first.calls, first.tell, first.manner, first.payer
+        self.calls, self.tell, self.manner, self.payer, self.before = first.calls, first.tell, first.manner, first.payer, 0
 
     @property
     def members(self) -> Sequence[OpenedLLM]:
@@ -80,7 +80,7 @@ class OpenedMixture(OpenedLLM):
     def note_failed(self, number: int, reason: str, answer: Answer, row: Mapping[str, Any] | None = None) -> None:
         """Count a row that failed as that of the member which was asked, and keep it to be looked at."""
         asked = next(llm for llm in self._members if llm.payer.llm == answer.llm)
-        asked.note_failed(number, reason, answer, row)
+        asked.note_failed(self.before + number, reason, answer, row)
 
 
 def _drawn(seed: bytes) -> float:

@@ -103,11 +103,16 @@ def _sum(total: Any, more: Any) -> Any:
 
 @dataclass(frozen=True)
 class Manner:
-    """How a job asks: another sample `epoch` asks all anew, `retry` what has no usable answer; without `cache`, all is."""
+    """How a job asks: another sample `epoch` asks all anew, `retry` what has no usable answer; without `cache`, all is.
+
+    Where only some of a rule's rows are asked about, `tally(failed, usable, told)` takes how many have no usable answer: none of
+    them may have one.
+    """
 
     epoch: int = 0
     retry: bool = False
     cache: bool = True
+    tally: Callable[[int, int, str], None] | None = None
 
 
 class OpenedLLM:
@@ -118,6 +123,7 @@ class OpenedLLM:
         self.spec, self.backend, self.calls, self.usage, self.tell = spec, backend, calls, usage, tell
         self.manner, self.payer, self.keep_failed = manner or Manner(), payer, keep_failed
         self.identity = backend.identity()
+        self.before = 0  # how many prompts come before the first one, where only some of a rule's are asked
         self.rough: str | None = None  # why an answer that was given may depend on the rows beside it, where one may
         self._sampling = {**spec.sampling(), "extra": spec.extra, "sample": spec.sample}
         self._once: set[int] = set()  # requests that came, by the beginnings of their keys
@@ -179,11 +185,17 @@ class OpenedLLM:
             known = self.known(window)
             yield from ((asked, known.get(asked.key)) for asked in window)
 
+    def skip(self, prompts: Iterable[Prompt], schema: Schema = None, tools: Tools = None, labels: Labels = None) -> None:
+        """Count prompts that come before, and are somebody else's to ask: samples of equal requests have numbers after theirs."""
+        for request in self._requests(prompts, schema, tools, labels):
+            self.wanted(self.before, request)
+            self.before += 1
+
     def note_failed(self, number: int, reason: str, answer: Answer, row: Mapping[str, Any] | None = None) -> None:
         """Count a row that failed, and keep it to be looked at."""
         self.usage.fail(reason)
         if self.keep_failed is not None:
-            self.keep_failed(number, reason, answer, row)
+            self.keep_failed(self.before + number, reason, answer, row)
 
     def known(self, asked: Iterable[Wanted]) -> dict[bytes, Answer]:
         """Return the answers that are known and count."""
@@ -373,7 +385,7 @@ class _Work:
             self.again.append(Wanted(asked.number, llm.key(request), request, llm=llm))
         else:
             llm.usage.count(answer, sent=not cached or asked.number in self.sent)
-            llm.usage.show(asked.number, asked.request, answer)
+            llm.usage.show(self.model.before + asked.number, asked.request, answer)
             self.done[asked.number] = answer
             self.model.tell(self.given + len(self.done), self.next)
 

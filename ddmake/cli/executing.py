@@ -41,6 +41,11 @@ def check(where: Where, store: Store, plan: Plan, machine: Machine, max_cost: fl
     if not where.away and (where.flags or where.profile):
         raise DdfileError("--slurm and --profile say how jobs run on a cluster: use them with --executor slurm.")
     resources.check(plan, machine, where.away)
+    if where.executor == "slurm":
+        from ddmake.executors.slurm.options import checked
+
+        for verdict in plan.todo:
+            checked(verdict.rule.options.slurm, f"{verdict.rule.place}: {verdict.rule.label}")
     for verdict in plan.todo if where.away and max_cost is not None else ():
         if not resources.needs(verdict.rule).here and resources.asks_services(verdict.rule):
             raise DdfileError(f"{verdict.rule.place}: {verdict.rule.label} would ask a service from another machine, where "

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 @click.option("--caller")
 @click.option("--edited", default="tell")
 @click.option("--apart")
+@click.option("--shard")
+@click.option("--joins", default=0)
 @into_option
 @config_option
 @words_argument
@@ -46,7 +48,7 @@ def _read_job(args: list[str]) -> "Job":
     """Read the command line of `ddmake job`, as ddmake itself writes it: click would take longer than some jobs."""
     options = {word: parameter for parameter in job.params for word in parameter.opts}
     given = {"file": "Ddfile", "key": "", "force": False, "retry": False, "caller": None, "edited": "tell", "apart": None,
-             "into": None, "config": None}
+             "shard": None, "joins": 0, "into": None, "config": None}
     words, rest = [], iter(args)
     for arg in rest:
         if arg not in options:
@@ -58,10 +60,12 @@ def _read_job(args: list[str]) -> "Job":
 
 
 def _job(file: str, words: tuple[str, ...], key: str, force: bool, retry: bool, caller: str | None, edited: str,
-         apart: str | None, into: str | None, config: str | None) -> "Job":
+         apart: str | None, shard: str | None, joins: int, into: str | None, config: str | None) -> "Job":
     from ddmake.cli.given import given
     from ddmake.cli.worker import Job
     from ddmake.engine.job import Order
 
     targets, typed = split_words(words)
-    return Job(Path(file), given(Path(file), typed, into, config), targets[0], Order(key, force, retry, caller, edited, apart))
+    number, _, of = (shard or "").partition("/")
+    order = Order(key, force, retry, caller, edited, apart, (int(number), int(of)) if shard else None, int(joins))
+    return Job(Path(file), given(Path(file), typed, into, config), targets[0], order)

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import click
@@ -124,8 +125,11 @@ class Display:
         if self.note:
             yield Text(self.note, style="yellow")
         rows = Table.grid(Column(no_wrap=True), Column(no_wrap=True), "", padding=(0, 2))  # notes are cut where it is narrow
-        for label, (since, told) in self.running.items():
+        shown = max(1, options.max_height - 4)  # a cluster may run more than a screen has lines
+        for label, (since, told) in islice(self.running.items(), shown):
             passed = Text(duration(time.monotonic() - since), style="dim")
             note = Text(told, style="cyan", no_wrap=True, overflow="ellipsis")
             rows.add_row(Text("  " + shortened(label, options.max_width // 2)), passed, note)
         yield rows
+        if len(self.running) > shown:
+            yield Text(f"  and {len(self.running) - shown:,} more", style="dim")

@@ -200,6 +200,6 @@ def _failure(flow: Workflow, done: Done, results: Sequence[Done], kept: str | No
     behind = [other.rule.label for other in results if other.word == "not run" and done.rule.label in other.told]
     lines = [done.told if done.told.startswith(f"{done.rule.label}: ") else f"{done.rule.label}: {done.told}"]
     lines += [f"  {kept}"] if kept else []
-    if done.log is not None:
+    if done.log is not None and done.log.exists():  # a job that never began has none
         lines.append(f"  log: {done.log.relative_to(flow.root)}")
     return [*lines, f"  not run: {', '.join(behind)}"] if behind else lines

@@ -23,6 +23,7 @@ from ddmake.ddfile.workflow import Workflow
 from ddmake.engine.watched import forget_answers, watched
 from ddmake.errors import DdfileError, DdmakeError, MissingExtra, NotStored, PlanAgain, ProviderError
 from ddmake.store import Store, database, open_store
+from ddmake.trainers.pausing import Paused
 
 if TYPE_CHECKING:
     from ddmake.engine.job import Order
@@ -80,13 +81,15 @@ class Workshop:
     _flow: Workflow | None = None
     _files: dict[str, str] = field(default_factory=dict)  # that it was read from, by their hashes
     _path: list[str] = field(default_factory=list)  # where modules are looked for
-    _stores: dict[Path, Store] = field(default_factory=dict)
+    _stores: dict[tuple[Path, bool], Store] = field(default_factory=dict)  # by the project, and whether it is there to be read
 
     def do(self, job: Job, tell: "_Teller") -> Result:
         """Do a job, and return how it ended."""
         process = os.getpid()
         try:
             return self._perform(job, tell)
+        except Paused as paused:
+            return {"word": "again", "told": f"its time is over at step {paused.step}", "gained": paused.gained}
         except DdmakeError as error:
             print(error, flush=True)
             code = 1 if isinstance(error, DdfileError) else error.exit_code  # found in a job, it's that job's failure
@@ -148,9 +151,10 @@ class Workshop:
 
     def _store(self, flow: Workflow, job: Job) -> Store:
         """Return the project's store; one on another machine than its head's is there to be read."""
-        if flow.root not in self._stores:
-            self._stores[flow.root] = open_store(flow.root, to_read=job.order.apart is not None)
-        return self._stores[flow.root]
+        which = flow.root, job.order.apart is not None
+        if which not in self._stores:
+            self._stores[which] = open_store(flow.root, to_read=which[1])
+        return self._stores[which]
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from ddmake.ddfile.inputs import Parts
 from ddmake.ddfile.registry import here
 from ddmake.ddfile.rule import Group, Options, Rule
 from ddmake.ddfile.shape import PLAIN, RESERVED, Shape, Take
-from ddmake.ddfile.specs import MODELS, Mixture, is_path, named_parts, served_model
+from ddmake.ddfile.specs import LLM, MODELS, Mixture, is_path, named_parts, served_model
 from ddmake.ddfile.structure import json_schema
 from ddmake.ddfile.target import ROW_FILES, ModelName, Source, Target, View, suffix
 from ddmake.ddfile.template import FILE, Template, template
@@ -40,6 +40,8 @@ def declare(flow: "Workflow", recipe: "Recipe", outputs: Any, inputs: tuple[Any,
     bound = binder.arguments(shape, rest)
     paths = output_paths(recipe, outputs, bound, flow.prefix)
     rule = Rule(recipe, paths, given, bound, options, here(), wildcards, binder.reads(), binder.models)
+    if options.shards is not None:
+        _check_shards(rule)
     flow.add(rule)
     for name, fits_patterns in binder.names:
         flow.note_name(name, fits_patterns, rule)
@@ -52,6 +54,34 @@ def _check_observed(recipe: "Recipe", options: Options, inputs: Mapping[str, Any
         if name not in inputs:
             near = did_you_mean(name, inputs)
             raise DdfileError(f"{here()}: observes names {name!r}, which is no input of {recipe.name}.{near}")
+
+
+def _check_shards(rule: Rule) -> None:
+    """Raise DdfileError for a rule that isn't the same in shards, each made of some rows of an input, as in one piece."""
+    wrong = _unlike_in_shards(rule)
+    if wrong:
+        raise DdfileError(f"{here()}: {rule.recipe.name} can't be made in shards={rule.options.shards}: {wrong}")
+
+
+def _unlike_in_shards(rule: Rule) -> str | None:
+    recipe, datasets = rule.recipe, [name for name, value in rule.inputs.items() if isinstance(value, (Source, View))]
+    if (rule.options.shards or 0) < 1:
+        return "it is a number of jobs, at least 1."
+    if recipe.kind == "train" or recipe.shape.takes_output or not rule.single:
+        return "rows of one dataset can be put together again, and it makes something else. Leave shards= out."
+    if recipe.packaged and recipe.by_row is None:
+        return "what it makes of a row may depend on other rows. Leave shards= out."
+    if recipe.by_row is None and len(datasets) != 1:
+        has = f"several inputs ({', '.join(datasets)})" if datasets else "no input of rows"
+        return f"one dataset is cut, and it has {has}. Say which by @step(…, by_row=), or leave shards= out."
+    if recipe.by_row is not None and recipe.by_row not in datasets:
+        return f"by_row={recipe.by_row!r} names no dataset among its inputs.{did_you_mean(recipe.by_row, datasets)}"
+    sampled = [leaf for leaf in leaves([*rule.inputs.values(), *rule.arguments.values()])
+               if isinstance(leaf, LLM) and leaf.temperature != 0]
+    if sampled and recipe.asks is None:
+        return ("equal requests are told apart by how many came before, and it doesn't tell what it asks (asks=). State "
+                f"temperature=0 on llm({str(sampled[0].name)!r}), or leave shards= out.")
+    return None
 
 
 def split_options(keywords: Mapping[str, Any], base: Options | None = None) -> tuple[Options, Mapping[str, Any]]:

@@ -17,7 +17,7 @@ from ddmake.errors import DdfileError
 Columns = Callable[[dict[str, Any], dict[str, Any]], list[str] | None]
 Asks = Callable[[dict[str, Any], dict[str, Any]], Iterable[Any]]
 
-HOOKS = ("names", "columns", "asks")  # what `step` takes that is no rule option
+HOOKS = ("names", "columns", "asks", "by_row")  # what `step` takes that is no rule option
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Recipe:
     parameters. `columns(inputs, arguments)` returns the columns that the recipe will give, where the columns of its
     inputs are known (a list each, else None), and raises DdfileError where they don't suffice. `asks(inputs, arguments)`
     returns what the recipe will ask its llms, given its inputs and arguments opened: an `asking.Asking` for each pass.
+    `by_row` names the input of which each row is made into rows by itself, whatever the others are: `shards=` may cut it.
     """
 
     function: Callable[..., Any]
@@ -36,6 +37,7 @@ class Recipe:
     names: Sequence[str] | Callable[..., Sequence[str]] | None = None
     columns: Columns | None = None
     asks: Asks | None = None
+    by_row: str | None = None
 
     @property
     def name(self) -> str:
@@ -112,6 +114,8 @@ def _hooks(kind: str, keywords: dict[str, Any], own: Container[str] = ()) -> dic
     for name in ("columns", "asks"):
         if hooks.get(name) is not None and not callable(hooks[name]):
             raise DdfileError(f"{here()}: @{kind}'s {name} takes a function of (inputs, arguments), not {hooks[name]!r}.")
+    if not isinstance(hooks.get("by_row"), str | None):
+        raise DdfileError(f"{here()}: @{kind}'s by_row is the name of an input, not {hooks['by_row']!r}.")
     return hooks
 
 

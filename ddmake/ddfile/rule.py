@@ -25,6 +25,7 @@ class Options:
     time: str | None = None  # how long the job may run: "90s", "30m", "2h", "1d"
     retries: int = 0  # further tries after a failure, each with twice the time or memory that it lacked
     local: bool = False  # runs beside the head, whatever runs the other jobs
+    shards: int | None = None  # jobs among which the rows of its input are dealt out where jobs run on a cluster
     slurm: Mapping[str, Any] = field(default_factory=dict)  # what its jobs ask of Slurm beside these: {"partition": "gpu"}
     manual: bool = False  # made only when named
     keep: int | None = None  # old results that stay restorable; unset keeps all

@@ -22,7 +22,7 @@ def commit(store: Store, rule: Rule, told: Mapping[str, Any], anew: bool) -> Tra
 def keep_calls(store: Store, key: str, anew: bool) -> None:
     """Take in the answers that a job has, however it ended: they are paid for."""
     folder = folder_of(store, key)
-    if folder.is_dir():
+    for room in [folder, *sorted(folder.glob("shards/*"))] if folder.is_dir() else ():
         from ddmake.calls.merging import merge  # what most runs needn't load
 
-        merge(store.folder, folder, anew)
+        merge(store.folder, room, anew)

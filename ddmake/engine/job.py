@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,19 @@ from ddmake.ddfile.inputs import GIVEN
 from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.target import Source
 from ddmake.ddfile.workflow import Workflow
-from ddmake.engine import commit, recipes, repository
+from ddmake.engine import commit, parts, recipes, repository, shards
 from ddmake.engine.commit import Made, folder_of, settle
 from ddmake.engine.ingredients import Reader
 from ddmake.engine.locks import Tell, locked, names_of
 from ddmake.engine.opening import Opener, Way
+from ddmake.engine.parts import PartOpener
 from ddmake.engine.plan import Planner, digest_of
 from ddmake.engine.record import record_of
 from ddmake.engine.schema import check_opened
+from ddmake.engine.shards import Part, Shard
 from ddmake.engine.verdicts import Edited, Verdict
 from ddmake.engine.watched import watched
-from ddmake.errors import DdfileError, DdmakeError, PlanAgain
+from ddmake.errors import DdfileError, DdmakeError, NoRows, PlanAgain, RecipeFailed
 from ddmake.store import Store
 from ddmake.store.objects import Damaged
 from ddmake.store.traces import Trace
@@ -47,18 +49,33 @@ class Order:
     caller: str | None = None  # where the run's caller is reached
     edited: Edited = "tell"
     apart: str | None = None  # the name of this try, on another machine than the head's, which commits what it makes
+    shard: Shard | None = None  # which part of the rule is to be made, apart from the others
+    joins: int = 0  # how many such parts are to be joined
 
 
 @dataclass(frozen=True)
 class Outcome:
     """How a job ended well: "made", "restored", "adopted", or "fresh" where somebody else had done it meanwhile.
 
-    It has a trace, or, done apart, what is still to be committed.
+    It has a trace, or, done apart, what is still to be committed; a "part" has neither.
     """
 
     word: str
     trace: Trace | None = None
     made: Made | None = None
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What is known of a recipe that ran: what its llms were asked, and how many rows it gave, by output.
+
+    `given` are the rows and columns of the dataset that it was given, where that is just one; `more` is for the record.
+    """
+
+    usage: dict[str, Any]
+    given: tuple[int, list[str]] | None
+    counts: dict[str, int]
+    more: dict[str, Any] = field(default_factory=dict)
 
 
 def perform(flow: Workflow, files: Hashes, store: Store, rule: Rule, order: Order, tell: Tell, reload: Reload) -> Outcome:
@@ -74,6 +91,8 @@ def perform(flow: Workflow, files: Hashes, store: Store, rule: Rule, order: Orde
                             "(If nothing did, something at the Ddfile's top level differs each time it is loaded: ddmake lint.)")
         if verdict.word == "edited":
             raise DdmakeError(f"{rule.label}: {verdict.reason}.")
+        if verdict.word != "make" and (order.shard or order.joins):
+            raise PlanAgain(f"{rule.label}: somebody else has made it meanwhile. Run ddmake again.")
         if verdict.word == "fresh" and verdict.trace:
             return Outcome("fresh", verdict.trace)
         if verdict.word == "adopt":
@@ -85,6 +104,9 @@ def perform(flow: Workflow, files: Hashes, store: Store, rule: Rule, order: Orde
                 return Outcome("restored", verdict.trace)
             except Damaged as error:
                 print(f"{error}; {rule.label} is made again", flush=True)
+        if order.shard is not None:
+            _make_part(flow, files, store, rule, order, order.shard, planner, verdict, tell, reload)
+            return Outcome("part")
         made = _make(flow, files, store, rule, order, planner, verdict, tell, reload)
         if order.apart is not None:
             return Outcome("made", made=made)
@@ -115,22 +137,66 @@ def _make(flow: Workflow, files: Hashes, store: Store, rule: Rule, order: Order,
     for place in scratch.values():
         stage.remove(place.parent)  # of a try that failed
         os.makedirs(place.parent)
-    started, process = time.time(), os.getpid()
-    manner = Manner(verdict.epoch, order.retry)
-    way = Way(manner, order.caller, room / FAILED, room, folder if order.apart else None)
+    started = time.time()
+    way = Way(Manner(verdict.epoch, order.retry), order.caller, room / FAILED, room, folder if order.apart else None)
     with _half_goes(room, scratch):
-        usage, seen, counts = _run(flow, store, rule, scratch, folder / "checkpoints", way, tell)
-        if os.getpid() != process:
-            os._exit(0)  # a recipe forked, and this is its child: what it made is its parent's to commit
+        if order.joins:
+            ran = _join(rule, folder, order.joins, scratch, room / FAILED)
+        else:
+            ran = _run(rule, scratch, folder / "checkpoints", Opener(flow, store, rule, tell, way))
         outputs = commit.keep(store, scratch, rule)
     if _changed(flow, files, store, rule, planner):
         _check_again(reload, store, rule, order.key)
-    record = record_of(flow, rule, planner, verdict, started, usage)
-    record |= {"metrics": _metrics(rule, scratch), "git": repository.commit_of(flow.root, files), **_left(seen, outputs),
-               **_counted(counts, outputs)}
+    record = record_of(flow, rule, planner, verdict, ran.more.get("started", started), ran.usage)
+    record |= {**ran.more, "metrics": _metrics(rule, scratch), "git": repository.commit_of(flow.root, files),
+               **_left(ran, outputs), **_counted(ran.counts, outputs)}
     texts, fingerprint = planner.reader.texts(verdict.ingredients or {}), _fingerprint(flow, rule, planner, verdict)
     return Made(order.key, _base(planner, verdict), verdict.epoch, fingerprint, outputs, record, texts,
                 {name: str(place) for name, place in scratch.items()}, str(room / FAILED))
+
+
+def _make_part(flow: Workflow, files: Hashes, store: Store, rule: Rule, order: Order, shard: Shard, planner: Planner,
+               verdict: Verdict, tell: Tell, reload: Reload) -> None:
+    """Run the recipe on a shard of its input, and write down what it made, unless an earlier try got so far."""
+    folder, started = folder_of(store, order.key), time.time()
+    room = shards.room(folder, shard)
+    own = room / str(order.apart)
+    place = own / "rows" / "0"  # a dataset, whatever the rule's own output is
+    if (room / shards.TOLD).exists():
+        return
+    stage.remove(own)
+    os.makedirs(place.parent)
+    way = Way(Manner(verdict.epoch, order.retry), order.caller, own / FAILED, own, room)
+    opener = PartOpener(flow, store, rule, tell, way, shard)
+    with _half_goes(own, {"": place}), _told_as(opener):
+        ran = _run(rule, {"": place}, room / "checkpoints", opener)
+    if _changed(flow, files, store, rule, planner):
+        _check_again(reload, store, rule, order.key)
+    there, (given, columns) = place.exists(), ran.given or (0, [])
+    size = sum(file.stat().st_size for file in place.iterdir()) if there else 0
+    record = record_of(flow, rule, planner, verdict, started, ran.usage)
+    shards.keep(folder, shard, Part(str(place) if there else "", size, str(own / FAILED), given, columns, opener.failed,
+                                    opener.usable, opener.why, record))
+
+
+def _join(rule: Rule, folder: Path, of: int, scratch: dict[str, Path], lost: Path) -> Ran:
+    """Put the parts of a rule together, and return what running it in one piece would have told."""
+    there = shards.found(folder, of)
+    if len(there) < of:
+        raise PlanAgain(f"{rule.label}: {of - len(there)} of its {of} shards have gone. Run ddmake again.")
+    made = [there[number] for number in range(of)]
+    record, count = parts.join(rule, made, scratch[""], lost)
+    return Ran(record.pop("usage"), (sum(part.given for part in made), made[0].columns), {"": count}, record)
+
+
+@contextmanager
+def _told_as(opener: PartOpener) -> Iterator[None]:
+    """Have a failure say of which shard it is."""
+    try:
+        yield
+    except DdmakeError as error:
+        error.args = (f"{opener.told}: {error}",)
+        raise
 
 
 @contextmanager
@@ -149,33 +215,43 @@ def _half_goes(folder: Path, scratch: dict[str, Path]) -> Iterator[None]:
         raise
 
 
-def _run(flow: Workflow, store: Store, rule: Rule, scratch: dict[str, Path], checkpoints: Path, way: Way,
-         tell: Tell) -> tuple[dict[str, Any], Any, dict[str, int]]:
-    """Run the recipe on its opened inputs.
-
-    Returns what its llms were asked, the dataset that it is given where that is just one, and how many rows it gave.
-    """
-    opener = Opener(flow, store, rule, tell, way)
-    given = dict(zip(GIVEN, (None, checkpoints, tell)))
+def _run(rule: Rule, scratch: dict[str, Path], checkpoints: Path, opener: Opener) -> Ran:
+    """Run the recipe on its opened inputs."""
+    given, process = dict(zip(GIVEN, (None, checkpoints, opener.tell))), os.getpid()
     if "checkpoints" in rule.recipe.signature.parameters:
         checkpoints.mkdir(parents=True, exist_ok=True)
     try:
         opened = opener.given()
         check_opened(rule, opened)
-        counts = recipes.run(rule, opened, given, scratch)
+        counts = _part_of(rule, opened, given, scratch, opener) if isinstance(opener, PartOpener) else \
+            recipes.run(rule, opened, given, scratch)
     finally:
         opener.close()
+    if os.getpid() != process:
+        os._exit(0)  # a recipe forked, and this is its child: what it made is its parent's to commit
     usage = {name: {**asdict(used), "models": sorted(used.models), **opener.remarks.get(name, {})}
              for name, used in opener.usage.items()}
-    given = [opened[name] for name in rule.inputs if hasattr(opened[name], "column_names") and hasattr(opened[name], "__len__")]
-    return usage, given[0] if len(given) == 1 else None, counts
+    rows = [opened[name] for name in rule.inputs if hasattr(opened[name], "column_names") and hasattr(opened[name], "__len__")]
+    return Ran(usage, (len(rows[0]), list(rows[0].column_names)) if len(rows) == 1 else None, counts)
 
 
-def _left(seen: Any, outputs: Mapping[str, Any]) -> dict[str, int]:
+def _part_of(rule: Rule, opened: dict[str, Any], given: dict[str, Any], scratch: dict[str, Path],
+             opener: PartOpener) -> dict[str, int]:
+    """Run the recipe on a shard's rows, of which there may be none, and which may come to nothing."""
+    if not opener.range and opener.shard[0] > 0:  # the first one says what comes of no rows
+        return {}
+    try:
+        return recipes.run(rule, opened, given, scratch)
+    except RecipeFailed as error:
+        if isinstance(error.__cause__, NoRows):
+            return {}
+        raise
+
+
+def _left(ran: Ran, outputs: Mapping[str, Any]) -> dict[str, int]:
     """Return of how many rows a dataset was made that has fewer, and the same columns: so many were left out."""
-    made = outputs[""]["digest"] if "" in outputs else {}
-    fewer = seen is not None and "rows" in made and made["rows"] < len(seen) and set(seen.column_names) == set(made["columns"])
-    return {"of_rows": len(seen)} if fewer else {}
+    made, (given, columns) = outputs[""]["digest"] if "" in outputs else {}, ran.given or (0, [])
+    return {"of_rows": given} if "rows" in made and made["rows"] < given and set(columns) == set(made["columns"]) else {}
 
 
 def _counted(counts: Mapping[str, int], outputs: Mapping[str, Any]) -> dict[str, dict[str, int]]:

@@ -17,9 +17,11 @@ from uuid import uuid4
 
 from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.workflow import Workflow
-from ddmake.engine import apart, locks
+from ddmake.engine import apart, locks, shards
+from ddmake.engine.commit import folder_of
 from ddmake.engine.plan import Planner
 from ddmake.engine.resources import ANY, HERE, WAITING, local_models, needs
+from ddmake.engine.shards import Shards
 from ddmake.engine.verdicts import Plan, Verdict
 from ddmake.errors import DdmakeError
 from ddmake.executors.base import Ended, Executor, Needs, Task
@@ -91,9 +93,10 @@ class Run:
         self._held: dict[Needs, deque[tuple[Rule, Verdict]]] = {}  # what waits for room, by what it needs
         self._overtaken = 0  # jobs that started while one was held
         self._under_way: dict[str, tuple[Rule, Verdict, Task]] = {}
-        self._locks: dict[str, locks.Locks] = {}  # of tasks that run elsewhere, by name: their own machine can't hold them
+        self._locks: dict[Rule, locks.Locks] = {}  # of what is made elsewhere: its own machine can't hold them
+        self._shards: dict[Rule, tuple[Verdict, Shards]] = {}  # rules that are being made in such
         self._barred: list[Rule] = []  # whose locks another head has
-        self._tries: dict[Rule, int] = {}
+        self._tries: dict[str, int] = {}  # by the name of a task
         self._raised: dict[Rule, Needs] = {}  # what rules need by now, whose jobs lacked time or memory
         self._broken: dict[Rule, str] = {}  # rules that can't be made any more, with the reason to tell
         self._failed = False
@@ -106,7 +109,7 @@ class Run:
         (self._folder / "head").write_text(str(os.getpid()))  # tells `clean` whether anybody still needs the folder
         self.planner.read_anew()
         try:
-            while self._frontier.ready or self._held or self._under_way or self._barred:
+            while self._frontier.ready or self._held or self._under_way or self._barred or self._shards:
                 self._submit()
                 self._collect()
         finally:
@@ -132,6 +135,8 @@ class Run:
             self.executor.cancel([task for _, _, task in self._under_way.values()])
         if self._ending:
             self._drop_held()
+        for rule in list(self._shards):
+            self._go_on(rule)
         self._frontier.ready.extend(self._barred)
         self._barred = []
         while (chosen := self._next()) is not None:
@@ -140,9 +145,37 @@ class Run:
             if task.apart and not self._locked(rule, task):
                 self._barred.append(rule)
                 continue
-            self._under_way[task.name] = (rule, verdict, task)
-            self.executor.submit(task)
             self.observer.started(rule, verdict.word)
+            if task.apart and (of := shards.count(rule, self.planner.digest)) > 1:
+                self._shards[rule] = (verdict, self._cut(rule, verdict, of))
+                self._go_on(rule)
+            else:
+                self._start(rule, verdict, task)
+
+    def _start(self, rule: Rule, verdict: Verdict, task: Task) -> None:
+        self._under_way[task.name] = (rule, verdict, task)
+        self.executor.submit(task)
+
+    def _cut(self, rule: Rule, verdict: Verdict, of: int) -> Shards:
+        """Return the shards of a rule; what earlier heads' have made of it counts, unless it is to be made anew."""
+        folder = folder_of(self.store, str(verdict.key))
+        apart.keep_calls(self.store, str(verdict.key), rule in self.planner.retried)
+        if rule in self.planner.forced or rule in self.planner.retried:
+            shards.forget(folder)
+        return Shards(folder, of)
+
+    def _go_on(self, rule: Rule) -> None:
+        """Start what a rule has ready of its shards, as far as there is room."""
+        verdict, mine = self._shards[rule]
+        while mine.ready and rule in self._shards:
+            task = mine.task(self._task(rule, verdict), mine.ready[0])
+            if self._asked:
+                self._close(rule, task, Done(rule, "not run", "stopped"))
+            elif self.executor.fits(task.needs):
+                self._start(rule, verdict, task)
+            else:
+                return
+            mine.ready.popleft()
 
     def _locked(self, rule: Rule, task: Task) -> bool:
         """Take the locks of a task that runs elsewhere; where another head has them, tell who."""
@@ -150,7 +183,7 @@ class Run:
         if isinstance(held, str):
             self.observer.progress(rule, 0, 0, held)
             return False
-        self._locks[task.name] = held
+        self._locks[rule] = held
         return True
 
     def _next(self) -> tuple[Rule, Verdict] | None:
@@ -237,22 +270,43 @@ class Run:
             if isinstance(told, Ended):
                 self._take_in(told)
             else:
-                self.observer.progress(self._under_way[told.task.name][0], told.done, told.total, told.note)
+                rule = self._under_way[told.task.name][0]
+                far = self._shards[rule][1].heard(told) if rule in self._shards else (told.done, told.total, told.note)
+                self.observer.progress(rule, *far)
 
     def _take_in(self, ended: Ended) -> None:
         """Take in how a job ended; one that failed and may be tried again is held for that, and gets more of what it lacked."""
         rule, verdict, task = self._under_way.pop(ended.task.name)
-        done = self._outcome(rule, task, ended)
-        locks.release(self._locks.pop(task.name, []))
-        tries = self._tries[rule] = self._tries.get(rule, 0) + 1
+        done = self._outcome(rule, ended.task, ended)  # which knows its log, where an earlier head had submitted it
+        tries = self._tries[task.name] = self._tries.get(task.name, 0) + 1
         if done.word == "failed" and done.again and tries <= rule.options.retries and not self._ending:
             self.observer.again(rule, done.told)
-            more = self._raised[rule] = _more(task.needs, ended.short)
-            self._held.setdefault(more, deque()).appendleft((rule, verdict))
+            mine = self._shards[rule][1] if rule in self._shards else None
+            if mine is not None:
+                mine.ready.append(mine.numbers[task.name])
+            if mine is None or mine.numbers[task.name] is not None:  # what joins shards needs nothing that the rule says
+                self._raised[rule] = _more(task.needs, ended.short)
+            if mine is None:
+                locks.release(self._locks.pop(rule, []))
+                self._held.setdefault(self._raised[rule], deque()).appendleft((rule, verdict))
             return
         if done.word == "failed" and tries > 1:
             done = replace(done, told=f"{done.told} (tried {tries} times)")
-        self._end(replace(done, tries=tries))
+        self._close(rule, task, replace(done, tries=tries))
+
+    def _close(self, rule: Rule, task: Task, done: Done) -> None:
+        """Take in what became of a task in the end, and with it, where nothing more is to be done for it, of its rule."""
+        if rule in self._shards:
+            mine = self._shards[rule][1]
+            whole = mine.take(mine.numbers[task.name], done)
+            if whole is None:
+                return
+            del self._shards[rule]
+            if whole.word == "failed":
+                apart.keep_calls(self.store, task.key, rule in self.planner.retried)
+            done = whole
+        locks.release(self._locks.pop(rule, []))
+        self._end(done)
 
     def _outcome(self, rule: Rule, task: Task, ended: Ended) -> Done:
         """Return what became of a job by its result; where there is none, the job was lost."""
@@ -260,11 +314,13 @@ class Run:
         if result is None and (self._stopped or ended.left):
             return Done(rule, "not run", ended.how if ended.left else "stopped")
         if result is None or result["word"] == "failed":
-            if task.apart:
+            if task.apart and rule not in self._shards:
                 apart.keep_calls(self.store, task.key, rule in self.planner.retried)
             if result is not None:
                 return Done(rule, "failed", result["told"], log=task.log, exit_code=result["exit_code"], again=result["again"])
             return Done(rule, "failed", _lost(task.needs, rule, ended), log=task.log, exit_code=1, again=True)
+        if result["word"] == "part":
+            return Done(rule, "part", log=task.log)
         try:
             trace = self._trace(rule, result)
         except (DdmakeError, OSError, sqlite3.DatabaseError) as error:  # of what was made elsewhere, and is committed here
@@ -302,11 +358,17 @@ def _more(had: Needs, short: str) -> Needs:
 def _lost(had: Needs, rule: Rule, ended: Ended) -> str:
     """Return what is said of a job that left no result."""
     if ended.short == "time":
-        limit = f"it ran longer than its time={rule.options.time!r}" if had.seconds else "it ran longer than it may there"
-        return f"{limit} and was stopped; raise `time` if it needs more"
+        limit = f"its time={rule.options.time!r}{_times(had.seconds, needs(rule).seconds)}" if had.seconds else "it may there"
+        return f"it ran longer than {limit} and was stopped; raise `time` if it needs more"
     if ended.short == "memory":
-        return f"it took more memory than {'mem=' + repr(rule.options.mem) if had.memory else 'it was given'}; raise `mem`"
+        limit = f"mem={rule.options.mem!r}{_times(had.memory, needs(rule).memory)}" if had.memory else "it was given"
+        return f"{ended.how}it took more memory than {limit}; raise `mem`"
     return f"its process ended without a result ({ended.how})"
+
+
+def _times(had: float | None, asked: float | None) -> str:
+    """Return how often what a rule asks for a job had, where it had it several times."""
+    return f" {had / asked:.0f} times" if had and asked and had > asked else ""
 
 
 def _environment(rule: Rule, threads: int) -> dict[str, str]:

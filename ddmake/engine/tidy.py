@@ -19,6 +19,7 @@ from ddmake.store import FOLDER, Store
 from ddmake.store.traces import Trace
 
 BAK = re.compile(r"\.bak\d*")
+WORK = {"checkpoints": "checkpoints/*", "shards": "shards/*/part.json"}  # that a job has done before it ends, by where it lies
 
 
 @dataclass(frozen=True)
@@ -107,17 +108,18 @@ def _of_run(folder: Path) -> str:
 
 
 def _of_job(flow: Workflow, store: Store) -> Callable[[Path], str]:
-    """Return what tells why a job's scratch folder has to stay: it holds checkpoints that a run would go on from."""
+    """Return what tells why a job's scratch folder has to stay: it holds work that a run would go on from."""
     wanted: set[str] | None = None
 
     def stays(folder: Path) -> str:
         nonlocal wanted
-        if not any((folder / "checkpoints").glob("*")):
+        held = next((name for name, where in WORK.items() if any(folder.glob(where))), None)
+        if held is None:
             return ""
         if wanted is None:
             verdicts = Planner(flow, store).survey(flow.rules).verdicts
             wanted = {str(verdict.key)[:32] for verdict in verdicts}
-        # where inputs aren't settled, any checkpoint may prove to be the one that is wanted
-        return "checkpoints that a run goes on from" if folder.name in wanted or "None" in wanted else ""
+        # where inputs aren't settled, any of it may prove to be what is wanted
+        return f"{held} that a run goes on from" if folder.name in wanted or "None" in wanted else ""
 
     return stays

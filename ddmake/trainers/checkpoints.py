@@ -26,7 +26,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ddmake.errors import DdmakeError
 from ddmake.fingerprint import hashes
 from ddmake.trainers.claims import claim, need_own
-from ddmake.trainers.pausing import Paused, warned
+from ddmake.trainers.pausing import WARNED, Paused, warned
 from ddmake.trainers.ranks import all_here
 
 SEAL = "COMPLETE"
@@ -60,7 +60,7 @@ class Saver(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         """Note where the training begins. Raises Paused where there is no time for a step."""
         self.first = state.global_step
-        if agreed(warned()):
+        if ending():
             raise Paused(self.first, 0)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
@@ -68,7 +68,7 @@ class Saver(TrainerCallback):
         whole = state.global_step % getattr(args, "num_iterations", 1) == 0  # answers that are learned from twice aren't kept
         if not whole or state.global_step >= state.max_steps:
             return
-        self.ends = agreed(warned())
+        self.ends = ending()
         due = time.monotonic() - self.last >= self.pause
         if self.ends or control.should_log and agreed(due):
             need_own(self.folder)
@@ -103,6 +103,11 @@ def agreed(due: bool) -> bool:
     verdict = torch.tensor(due, device=PartialState().device)
     torch.distributed.broadcast(verdict, src=0)
     return bool(verdict)
+
+
+def ending() -> bool:
+    """Tell whether this job's time is nearly over, in all processes alike; where nobody would warn them, they needn't agree."""
+    return WARNED in os.environ and agreed(warned())
 
 
 def by_first(work: Callable[[], Any]) -> Any:

@@ -3,6 +3,8 @@
 They are forked where there is no GPU and this process hasn't computed yet: `engine/run.py` gives a training in many processes
 a worker that did nothing before. Else they are spawned, and load the Ddfile for its functions. There
 are no restarts: a process that fails ends all of them, and the job with its own message.
+
+On several machines each does the same job, and meets the others here; the first goes on with what they have made.
 """
 
 import json
@@ -31,10 +33,12 @@ from ddmake.backends.stopping import Stopped
 from ddmake.ddfile.load import load
 from ddmake.errors import DdmakeError
 from ddmake.trainers.common import Progress, Settings
+from ddmake.trainers.pausing import Paused
 from ddmake.trainers.warm import computes, untouched
 
 GRANTED = "DDMAKE_GPUS"  # how many GPUs the executor gave to this job
 LOADED = "DDMAKE_LOADED"  # the Ddfile that this job is of, and its knobs
+MACHINES = "DDMAKE_MACHINES"  # on which the job is done at the same time, where there are several: `Machines`
 LOOK = 0.1  # seconds between two looks at the processes
 GRACE = 10  # seconds that they have to end
 
@@ -45,12 +49,15 @@ def launch(train: Train, rows: Any, validation: Any, settings: Settings, output:
            progress: Progress) -> dict[str, float]:
     """Train in so many processes, by default one a GPU that the rule asks for, and return the metrics.
 
-    Raises DdmakeError for what a process raises, or if one of them dies.
+    Raises DdmakeError for what a process raises, or if one of them dies, and Paused where the job's time is over.
     """
-    count = settings.processes or int(os.environ.get(GRANTED, "0")) or 1
-    devices = torch.cuda.device_count()
-    if devices and count > devices:
-        raise DdmakeError(f"processes={count}, and this job has {devices} of the GPUs. Give the rule gpus={count}, or ask for "
+    machines, devices = Machines(**json.loads(os.environ.get(MACHINES, "{}"))), torch.cuda.device_count()
+    count = settings.processes or (int(os.environ.get(GRANTED, "0")) or 1) * machines.count
+    here, rest = divmod(count, machines.count)
+    if rest or not here:
+        raise DdmakeError(f"processes={count} can't be spread evenly over {machines.count} nodes.")
+    if devices and here > devices:
+        raise DdmakeError(f"processes={count}, and this job has {devices} of the GPUs. Give the rule gpus={here}, or ask for "
                           "fewer processes.")
     if count == 1 and devices < 2 and not settings.sharded:
         computes()
@@ -58,9 +65,23 @@ def launch(train: Train, rows: Any, validation: Any, settings: Settings, output:
     if settings.sharded and not devices:
         raise DdmakeError("sharded=True needs GPUs, and there is none here.")
     reader, writer = connection.Pipe(duplex=False)
-    with _relayed(reader, writer, progress), TemporaryDirectory(prefix="ddmake-") as folder, _signals():
-        work = Work(train, (rows, validation, settings, output, checkpoints), max(1, torch.get_num_threads() // count))
-        return _launched(work, count, Path(folder), writer)
+    with _relayed(reader, writer, progress), _noting(machines, checkpoints) as folder, _signals():
+        work = Work(train, (rows, validation, settings, output, checkpoints), max(1, torch.get_num_threads() // here))
+        metrics = _launched(work, count, folder, writer, machines)
+    if machines.number:
+        sys.stdout.flush()
+        os._exit(0)  # the rest of the job is the first machine's
+    return metrics
+
+
+@dataclass(frozen=True)
+class Machines:
+    """On how many machines a training runs, which of them this is, and where they meet."""
+
+    count: int = 1
+    number: int = 0
+    at: str = "localhost:0"  # an address of the first and a port that is free there
+    run: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,18 +93,22 @@ class Work:
     threads: int
 
 
-def _launched(work: Work, count: int, folder: Path, writer: connection.Connection) -> dict[str, float]:
-    """Start the processes, wait for them, and return what the first returned."""
+def _launched(work: Work, count: int, folder: Path, writer: connection.Connection,
+              machines: Machines = Machines()) -> dict[str, float] | None:
+    """Start the processes, wait for them, and return what the first of all returned, if it is here. Raises Paused if it did."""
+    alone = machines.count == 1
     config = LaunchConfig(
-        min_nodes=1, max_nodes=1, nproc_per_node=count, run_id=uuid4().hex, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
+        min_nodes=machines.count, max_nodes=machines.count, nproc_per_node=count // machines.count,
+        run_id=machines.run or uuid4().hex, rdzv_backend="c10d" if alone else "static", rdzv_endpoint=machines.at,
+        rdzv_configs={} if alone else {"rank": machines.number}, local_addr="localhost" if alone else None,
         max_restarts=0, monitor_interval=LOOK, start_method="fork" if untouched() else "spawn", shutdown_timeout=GRACE,
-        logs_specs=DefaultLogsSpecs(log_dir=str(folder / "logs")), local_addr="localhost",
+        logs_specs=DefaultLogsSpecs(log_dir=str(folder / f"logs-{machines.number}")),
     )
     sys.stdout.flush()
     for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.elastic")]:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what failed is told here
     try:
-        return elastic_launch(config, _rank)(Ddfile(), work, folder, writer)[0]
+        told = elastic_launch(config, _rank)(Ddfile(), work, folder, writer).get(0)
     except ChildFailedError as error:
         raise DdmakeError(_reason(error.failures, folder, count)) from None
     except SignalException as error:
@@ -92,6 +117,9 @@ def _launched(work: Work, count: int, folder: Path, writer: connection.Connectio
         if "pickle" not in str(error):
             raise
         raise DdmakeError(f"many processes on GPUs take functions by their names, at the Ddfile's top level: {error}.") from None
+    if isinstance(told, Paused):
+        raise told
+    return told
 
 
 class Ddfile:
@@ -108,22 +136,24 @@ def _load_there(told: str | None) -> Ddfile:
     return Ddfile()
 
 
-def _rank(ddfile: Ddfile, work: Work, folder: Path, writer: connection.Connection) -> dict[str, float] | None:
-    """Do the work as one process of several; the first tells its progress and returns the metrics."""
+def _rank(ddfile: Ddfile, work: Work, folder: Path, writer: connection.Connection) -> dict[str, float] | Paused | None:
+    """Do the work as one process of several; the first tells its progress and returns the metrics, or how far it came."""
     _end_with_parent()
     rank = int(os.environ["RANK"])
     if rank:
         sys.stdout = open(os.devnull, "w")  # what all of them would say is said once
     torch.set_num_threads(work.threads)
     try:
-        metrics = work.train(*work.given, _telling(writer) if rank == 0 else _silent)
+        told = work.train(*work.given, _telling(writer) if rank == 0 else _silent)
+    except Paused as paused:  # all of them, after the same step
+        told = paused
     except BaseException as error:
         _note(error, folder, rank)
         sys.stderr.flush()
         os._exit(1)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-    return metrics if rank == 0 else None
+    return told if rank == 0 else None
 
 
 def _telling(writer: connection.Connection) -> Progress:
@@ -170,6 +200,18 @@ def _reason(failures: Mapping[int, ProcessFailure], folder: Path, count: int) ->
         return f"process {rank} of {count} ended with exit code {failure.exitcode}."
     rank, first = min(noted.items(), key=lambda item: (not item[1]["mistake"], item[1]["at"]))
     return first["told"] if first["mistake"] else f"process {rank} of {count} failed: {first['told']}"
+
+
+@contextmanager
+def _noting(machines: Machines, checkpoints: Path) -> Iterator[Path]:
+    """Give a folder in which processes leave word of why they end: on several machines one that all of them see."""
+    if machines.count == 1:
+        with TemporaryDirectory(prefix="ddmake-") as folder:
+            yield Path(folder)
+        return
+    shared = checkpoints / f"processes-{machines.run}"
+    shared.mkdir(parents=True, exist_ok=True)
+    yield shared  # for the others to read; it goes with the checkpoints
 
 
 @contextmanager

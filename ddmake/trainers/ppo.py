@@ -21,7 +21,7 @@ from transformers import get_scheduler
 
 from ddmake.trainers import common
 from ddmake.trainers.advantages import gae, moments, next_kl, placed, policy_loss, value_loss, whitened
-from ddmake.trainers.checkpoints import libraries
+from ddmake.trainers.checkpoints import ending, libraries
 from ddmake.trainers.online import (
     OF,
     Answering,
@@ -145,7 +145,7 @@ class Training:
         while self.standing.round < self.rounds:
             noted, samples = self.turn()
             since.append(noted)
-            ends = self.keeper.ends()
+            ends = ending()
             if ends or self.standing.round % every == 0 or self.standing.round == self.rounds:
                 samples = self._note(since) or samples
                 tracking.note(self.step, self.standing.history[-1])

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ddmake.trainers import checkpoints
 from ddmake.trainers.claims import need_own
-from ddmake.trainers.pausing import Paused, warned
+from ddmake.trainers.pausing import Paused
 
 WEIGHTS, OPTIMIZER, NUMBERS = "weights.safetensors", "optimizer.pt", "standing.json"
 
@@ -71,13 +71,9 @@ class Keeper:
         self.moving.schedule.load_state_dict(kept["schedule"])
         return Standing(**json.loads((sound / NUMBERS).read_text(encoding="utf-8")))
 
-    def ends(self) -> bool:
-        """Tell whether this job's time is nearly over, in all processes alike."""
-        return checkpoints.agreed(warned())
-
     def need_time(self, step: int) -> None:
         """Raise Paused where there is no time for another step."""
-        if self.ends():
+        if checkpoints.ending():
             raise Paused(step, 0)
 
     def keep_if_due(self, standing: Standing, step: int, ends: bool) -> None:

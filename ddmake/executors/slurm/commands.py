@@ -19,6 +19,7 @@ SMALLEST = 1001  # Slurm's own MaxArraySize
 COMMENT = "ddmake "  # before the token in a job's comment, by which it is found again
 PASSING = ("timed out", "Unable to contact slurm controller", "Connection refused", "Zero Bytes", "temporarily",
            "Communication connection failure", "Slurm controller not respond", "backup controller")
+SPEAKER = re.compile(r"^(\w+: )?(error: )?")
 PAIR = re.compile(r"(\w+)=(\S*)")
 
 
@@ -51,7 +52,7 @@ class Commands:
         """Return how many tasks an array may have."""
         try:
             found = re.search(r"^MaxArraySize\s*=\s*(\d+)", self._ask("scontrol", "show", "config"), re.MULTILINE)
-        except NoAnswer:
+        except (NoAnswer, Refused):
             found = None
         return max(1, int(found[1]) - 1) if found else SMALLEST - 1
 
@@ -67,8 +68,8 @@ class Commands:
         return {task: State(word, reason, node) for task, word, reason, node in fields}
 
     def by_token(self) -> dict[str, str]:
-        """Return the ids of the user's jobs that wait or run, by the tokens that ddmake gave them. Raises NoAnswer."""
-        told = self._ask("squeue", "--me", "--noheader", "--format=%A|%k", "--states=all")
+        """Return the ids of the user's jobs that Slurm remembers, by the tokens that ddmake gave them. Raises NoAnswer."""
+        told = self._ask("squeue", "--me", "--noheader", "--format=%F|%k", "--states=all")
         fields = (line.partition("|") for line in told.splitlines())
         return {comment.removeprefix(COMMENT): job for job, _, comment in fields if comment.startswith(COMMENT)}
 
@@ -108,7 +109,7 @@ class Commands:
         if done.returncode and _passing(done.stderr):
             raise NoAnswer(f"{command[0]}: {done.stderr.strip()}")
         if done.returncode and refused:
-            raise Refused(f"{command[0]}: {done.stderr.strip() or f'exit code {done.returncode}'}")
+            raise Refused(_said(done.stderr) or f"{command[0]} ended with exit code {done.returncode}")
         return done.stdout
 
 
@@ -120,6 +121,12 @@ def outside(env: Mapping[str, str]) -> dict[str, str]:
 def _passing(told: str) -> bool:
     """Tell whether Slurm's controller is away for a while, and not that it has refused something."""
     return any(words in told for words in PASSING)
+
+
+def _said(told: str) -> str:
+    """Return in one line why Slurm has refused something."""
+    lines = [SPEAKER.sub("", line.strip()) for line in told.splitlines()]
+    return "; ".join(line for line in lines if line and not line.startswith("Try "))
 
 
 def _shown(told: str) -> Iterator[tuple[str, State]]:

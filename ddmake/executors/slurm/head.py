@@ -9,15 +9,20 @@ import resource
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
+from shutil import which
+from typing import Any
+from uuid import uuid4
 
+from ddmake.errors import DdfileError, DdmakeError
 from ddmake.executors.base import Ended, Executor, Needs, Site, Task, Told
 from ddmake.executors.slurm import waves
 from ddmake.executors.slurm.commands import COMMENT, Commands, NoAnswer, Refused, State
 from ddmake.executors.slurm.options import Settings, arguments, settings
+from ddmake.executors.slurm.several import named
 from ddmake.executors.slurm.waves import Wave
 
 QUICK, SLOW = 0.1, 1.0  # seconds between two looks at results: at first, and once nothing has come for a while
@@ -27,9 +32,14 @@ GRACE = 5.0  # seconds that a result may take to be seen after its task has gone
 LEAVING = 5.0  # seconds in which a second Ctrl-C cancels what would go on
 AT_ONCE = 64  # tasks of an array that run at the same time, where nobody says how many
 ANEW = 10  # times that a job is submitted again for its machine's sake
+KILLS = 1  # of these, after being killed by nobody knows whom
 BAD = 2  # jobs that a node has lost, after which no more go there
+OTHERWISE = {"--force", "--retry"}  # in the command of a job that is to be done anew, whatever was done for its key
 FILES = 3  # files that are open for a job that runs elsewhere: its locks
 MACHINES = ("NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "REQUEUED", "REVOKED", "LAUNCH_FAILED", "RECONFIG_FAIL", "")
+BROKEN = ("NODE_FAIL", "BOOT_FAIL", "LAUNCH_FAILED")  # of these, for which a node isn't fit
+KILLED = ("0:9", "137:0")  # exit codes of what was killed by SIGKILL, itself or its worker, for which Slurm has no word
+OVERFULL = "exceeded memory limit"  # what Slurm then prints where the memory was short, and it only looks now and then
 SHORT = {"TIMEOUT": "time", "DEADLINE": "time", "OUT_OF_MEMORY": "memory"}
 OVER = ("COMPLETED", "COMPLETING", "CANCELLED", "FAILED", *MACHINES, *SHORT)
 
@@ -41,10 +51,12 @@ class Listened:
     wave: Wave
     lock: int
     waiting: dict[int, Task]
-    since: float  # when it was submitted
+    heard: set[int] = field(default_factory=set)  # jobs whose end this head knows
+    since: float = field(default_factory=time.monotonic)  # when it was submitted
     seen: bool = False  # whether a query has told of it
     gone: dict[int, float] = field(default_factory=dict)  # since when jobs have had no task
-    spoken: dict[int, object] = field(default_factory=dict)  # what was told of jobs last
+    spoken: dict[int, object] = field(default_factory=dict)  # how far jobs had come, as it was told last
+    reason: str = ""  # why it waits, as it was told last
 
 
 class Slurm:
@@ -76,11 +88,12 @@ class Slurm:
         """Hand over a task: to the head's own machine, or to the next wave, unless an earlier head had submitted it."""
         if not task.apart:
             self.local.submit(task)
-        elif "--force" in task.command or not self._take_up(task):
+        elif not OTHERWISE.isdisjoint(task.command) or not self._take_up(task):
             self._gathered.append(task)
 
     def poll(self, seconds: float) -> list[Told | Ended]:
         """Return what was heard since the last call."""
+        self._forget()
         self._send()
         now = time.monotonic()
         if now - self._looked >= (QUICK if now - self._news < WHILE else SLOW):
@@ -90,7 +103,6 @@ class Slurm:
             if now - self._asked >= next(every for until, every in ASKS if now - self._began < until) and self._waves:
                 self._asked = now
                 self._ask()
-            self._forget()
         if self._leave is not None and now >= self._leave:
             self._let_go()
         told = [*self._told, *self.local.poll(0 if self._told else min(seconds, QUICK))]
@@ -107,29 +119,48 @@ class Slurm:
     def close(self, at_once: bool = True) -> None:
         """Stop what runs here, and `at_once` what runs elsewhere; else that is left to a later head."""
         self.local.close()
-        running = [one.wave.id for one in self._waves if one.waiting]
         if at_once:
-            self.commands.cancel(job for job in running if job is not None)
+            self._cancel_all()
         for one in self._waves:
-            if at_once or not one.waiting:
-                one.wave.remove()
-            os.close(one.lock)
+            self._part(one)
+        self._waves = []
+
+    def _cancel_all(self) -> None:
+        """Cancel what runs elsewhere. Raises DdmakeError where Slurm doesn't answer."""
+        try:
+            self.commands.cancel(job for one in self._waves if one.waiting and (job := one.wave.id) is not None)
+        except NoAnswer as why:
+            raise DdmakeError(f"{why}: some jobs may go on. Try again in a while: ddmake cancel") from None
+        for one in self._waves:
+            one.heard.update(range(len(one.wave.jobs)))
 
     def _found(self) -> dict[str, tuple[Wave, int]]:
-        """Return the jobs that heads have submitted which are gone, by key: the wave and the number in it."""
+        """Return the jobs that heads have submitted which are gone, by key: the last wave that has it, and the number there.
+
+        Raises DdmakeError where it has to be asked whether a wave was submitted, and Slurm doesn't answer.
+        """
         left = list(waves.every(self.store))
         if any(wave.id is None for wave in left):
-            known = self.commands.by_token()
+            try:
+                known = self.commands.by_token()
+            except NoAnswer as why:
+                raise DdmakeError(f"{why}, so what an earlier run has submitted isn't known. Try again in a while.") from None
             for wave in left:
                 if wave.id is None and wave.token in known:
                     wave.submitted(known[wave.token])
         found = {}
         for wave in left:
-            if wave.id is None and (lock := wave.own()) is not None:  # it was never submitted
+            if wave.id is None and not wave.taken() and (lock := wave.own()) is not None:  # it was never submitted
                 wave.remove()
                 os.close(lock)
             else:
-                found.update({task.key: (wave, number) for number, task in enumerate(wave.jobs)})
+                settled = wave.settled()
+                found.update({task.key: (wave, number) for number, task in enumerate(wave.jobs) if number not in settled})
+        wanted = {wave.token for wave, _ in found.values()}
+        for wave in left:
+            if wave.token not in wanted and (lock := wave.own()) is not None:  # later ones do all that it had
+                wave.remove()
+                os.close(lock)
         return found
 
     def _take_up(self, task: Task) -> bool:
@@ -142,9 +173,9 @@ class Slurm:
             lock = wave.own()
             if lock is None:  # another head has it
                 return False
-            known = Listened(wave, lock, {}, time.monotonic(), seen=True)
+            known = Listened(wave, lock, {}, seen=True)
             self._waves.append(known)
-        known.waiting[number] = task
+        known.waiting[number] = replace(task, log=wave.jobs[number].log)
         return True
 
     def _send(self) -> None:
@@ -154,8 +185,9 @@ class Slurm:
             alike.setdefault((*arguments(task, self.settings), str(self._packs(task))), []).append(task)
         self._gathered = []
         for (*options, packs), tasks in alike.items():
-            for at in range(0, len(tasks), self.commands.most):
-                self._submit(tasks[at:at + self.commands.most], options, packs == "True")
+            most = len(tasks) if packs == "True" else self.commands.most
+            for at in range(0, len(tasks), most):
+                self._submit(tasks[at:at + most], options, packs == "True")
 
     def _packs(self, task: Task) -> bool:
         small = task.needs.seconds is None and not task.needs.gpus and not task.trains and not task.alone
@@ -163,19 +195,27 @@ class Slurm:
 
     def _submit(self, tasks: list[Task], options: list[str], packs: bool) -> None:
         count = self.settings.jobs or AT_ONCE
-        wave = waves.new(self.store, tasks, min(count, len(tasks)) if packs else len(tasks), packs, options)
+        wave = waves.new(self.store, tasks, min(count, len(tasks), self.commands.most) if packs else len(tasks), packs, options)
         lock = wave.own()
         assert lock is not None, "a new wave is nobody's"
-        one = Listened(wave, lock, dict(enumerate(tasks)), time.monotonic())
+        one = Listened(wave, lock, dict(enumerate(tasks)))
         self._waves.append(one)
+        self._hand_over(one)
+
+    def _hand_over(self, one: Listened) -> None:
+        """Submit a wave. Where Slurm doesn't answer it may have it all the same: a later query finds it by its token."""
         try:
-            wave.submitted(self.commands.submit(self._options(wave, count), _script(wave)))
-        except NoAnswer as why:  # it may have been submitted all the same: the next query finds it by its token
-            self._told.extend(Told(task, 0, 0, f"{why}; looking for it") for task in tasks[:1])
+            one.wave.submitted(self.commands.submit(self._options(one.wave, self.settings.jobs or AT_ONCE), _script(one.wave)))
+        except NoAnswer as why:
+            self._told.extend(Told(task, 0, 0, f"{why}; trying on") for task in one.waiting.values())
         except Refused as error:
+            if self._lost:  # perhaps for the nodes that were to be left out
+                self._lost.clear()
+                return self._hand_over(one)
+            failed = {"word": "failed", "told": f"Slurm refuses its job: {error}", "exit_code": 1, "again": False}
+            self._told.extend(Ended(task, "", failed) for task in one.waiting.values())
+            one.heard.update(one.waiting)
             one.waiting.clear()
-            failed = {"word": "failed", "told": str(error), "exit_code": 1, "again": False}
-            self._told.extend(Ended(task, "", failed) for task in tasks)
 
     def _options(self, wave: Wave, count: int) -> list[str]:
         last = wave.tasks - 1
@@ -188,7 +228,9 @@ class Slurm:
     def _look(self, one: Listened) -> Iterator[Told | Ended]:
         """Yield what the files of a wave tell."""
         for number in sorted(one.wave.ended() & one.waiting.keys()):
-            yield Ended(one.waiting.pop(number), "", one.wave.result(number))
+            task, result = one.waiting.pop(number), one.wave.result(number)
+            one.heard.add(number)
+            yield self._goes_on(task, result) if result["word"] == "again" else Ended(task, "", result)
             one.gone.pop(number, None)
         for name in os.listdir(one.wave.folder / "progress"):
             number = int(name) if name.isdigit() else -1
@@ -196,14 +238,26 @@ class Slurm:
                 one.spoken[number] = told
                 yield Told(one.waiting[number], told["done"], told["total"], told["note"])
 
+    def _goes_on(self, task: Task, result: Mapping[str, Any]) -> Told | Ended:
+        """Submit a training again whose time was over; one that has come no further in it has too little."""
+        if not result["gained"]:
+            return Ended(task, result["told"], short="time")
+        if self._leave is not None:
+            return Ended(task, result["told"], left=True)
+        self._gathered.append(_anew(task))
+        return Told(task, 0, 0, f"{result['told']}; goes on in the next job")
+
     def _ask(self) -> None:
         """Ask Slurm which tasks there are, and see to the jobs that have none."""
         try:
-            queue = self.commands.queue()
             if any(one.wave.id is None for one in self._waves):
                 self._find_lost_ids()
+            self._compare(self.commands.queue())
         except (NoAnswer, Refused):
             return  # nothing is known, and nothing done
+
+    def _compare(self, queue: Mapping[str, State]) -> None:
+        """See which jobs have no task in the queue. Raises NoAnswer."""
         for one in self._waves:
             job = one.wave.id
             if job is None:
@@ -211,6 +265,7 @@ class Slurm:
             alive = {task: state for task, state in queue.items() if task.partition("_")[0] == job and state.word not in OVER}
             one.seen = one.seen or bool(alive)
             if one.seen or time.monotonic() - one.since > GRACE:
+                self._say_waiting(one, alive)
                 self._missing(one, job, alive)
 
     def _find_lost_ids(self) -> None:
@@ -220,11 +275,7 @@ class Slurm:
                 one.wave.submitted(known[one.wave.token])
             elif one.wave.id is None and time.monotonic() - one.since > GRACE:  # it never came: submitted again
                 one.since = time.monotonic()
-                try:
-                    one.wave.submitted(self.commands.submit(self._options(one.wave, self.settings.jobs or AT_ONCE),
-                                                            _script(one.wave)))
-                except NoAnswer:
-                    continue
+                self._hand_over(one)
 
     def _missing(self, one: Listened, job: str, alive: dict[str, State]) -> None:
         """See to the jobs of a wave that have neither a result nor a task that would write one."""
@@ -236,62 +287,101 @@ class Slurm:
             lives = bool(numbers) if by is None else by in numbers
             if lives:
                 one.gone.pop(number, None)
-                self._say_waiting(one, number, alive.get(f"{job}_{by}"))
             elif now - one.gone.setdefault(number, now) >= GRACE:
                 lost[number] = (task, by, taken.get(number, {}).get("node", ""))
-        if lost:
-            done = one.wave.ended()  # it may have come meanwhile
-            told = self.commands.ended(job)
-            for number, (task, by, node) in lost.items():
-                if number not in done:
-                    del one.waiting[number]
-                    self._end_lost(task, told.get(f"{job}_{by}", State("")), node, number in taken)
+        if not lost:
+            return
+        told = self.commands.ended(job)
+        done = one.wave.ended()  # it may have come meanwhile
+        for number, (task, by, node) in lost.items():
+            name, state = _explained(told, job if by is None else f"{job}_{by}")
+            printed = one.wave.printed(name)
+            if state.code in KILLED and OVERFULL in printed:
+                state = State("OUT_OF_MEMORY")
+            if number not in done and state.word in OVER:  # and not hidden from the queue
+                del one.waiting[number]
+                one.heard.add(number)
+                _keep(task.log, printed)
+                self._end_lost(task, state, node, number in taken)
 
-    def _say_waiting(self, one: Listened, number: int, state: State | None) -> None:
-        if state is not None and state.word == "PENDING" and one.spoken.get(number) != state.reason:
-            one.spoken[number] = state.reason
-            self._told.append(Told(one.waiting[number], 0, 0, f"waits in the queue ({state.reason})"))
+    def _say_waiting(self, one: Listened, alive: Mapping[str, State]) -> None:
+        """Tell of a wave why it waits, as long as all of it does."""
+        reasons = {state.reason if state.word == "PENDING" and state.reason != "None" else "" for state in alive.values()}
+        reason = f"waits in the queue ({', '.join(sorted(reasons))})" if reasons and "" not in reasons else ""
+        if reason != one.reason:
+            one.reason = reason
+            self._told.extend(Told(task, 0, 0, reason) for number, task in one.waiting.items() if number not in one.spoken)
 
     def _end_lost(self, task: Task, state: State, node: str, begun: bool) -> None:
         """End a job that left no result, or submit it again where its machine is to blame."""
         word = state.word.partition(" ")[0].rstrip("+")
-        if not begun and word in ("COMPLETED", "CANCELLED", ""):
-            word = "" if word == "COMPLETED" else word
+        if not begun and word == "COMPLETED":
+            word = ""
+        killed = word == "FAILED" and state.code in KILLED
         if word in SHORT:
-            self._told.append(Ended(task, f"Slurm says {word}", short=SHORT[word]))
-        elif word in MACHINES and self._anew[task.key] < ANEW:
-            self._anew[task.key] += 1
-            if node and begun:
+            self._told.append(Ended(task, short=SHORT[word]))
+        elif killed and self._anew[task.key] >= KILLS:
+            self._told.append(Ended(task, "it was killed by SIGKILL twice, most likely since ", short="memory"))
+        elif (killed or word in MACHINES) and self._anew[task.key] < ANEW:
+            self._anew[task.key] += word != "PREEMPTED"  # which may be as often as it likes
+            if node and word in BROKEN:
                 self._lost[node] += 1
             self._told.append(Told(task, 0, 0, f"lost{' with ' + node if node else ''}"
-                                   f"{f' ({word})' if word else ''}; submitted again"))
-            self._gathered.append(task)
+                                   f"{' (SIGKILL)' if killed else f' ({word})' if word else ''}; submitted again"))
+            self._gathered.append(_anew(task))
         else:
             how = "it was cancelled" if word == "CANCELLED" else f"Slurm says {word or 'nothing of it'}"
             code = f", exit code {state.code}" if state.code and state.code != "0:0" else ""
             self._told.append(Ended(task, f"{how}{code}"))
 
     def _forget(self) -> None:
+        """Part from the waves of which nothing is to be heard any more, now that what was heard is taken in."""
         for one in [one for one in self._waves if not one.waiting]:
-            one.wave.remove()
-            os.close(one.lock)
+            self._part(one)
             self._waves.remove(one)
+
+    def _part(self, one: Listened) -> None:
+        one.wave.settle(one.heard)
+        os.close(one.lock)
 
     def _let_go(self) -> None:
         """Leave what runs elsewhere to a later head."""
         for one in self._waves:
             self._told.extend(Ended(task, "it goes on on the cluster", left=True) for task in one.waiting.values())
-            os.close(one.lock)
+            self._part(one)
         self._waves, self._leave = [], None
 
 
 def open_on(site: Site) -> Slurm:
     """Return an executor on the cluster that this machine belongs to. Raises DdfileError for options that can't be."""
+    if which("sbatch") is None:
+        raise DdfileError("sbatch isn't here, so there is no Slurm to run jobs. Run ddmake where jobs are submitted, or "
+                          "leave out --executor slurm.")
     return Slurm(site.store, settings(site.root, site.profile, site.flags, site.jobs), site.local)
 
 
+def _anew(task: Task) -> Task:
+    """Return a task to be submitted again."""
+    return named(task, uuid4().hex[:12])
+
+
+def _explained(told: Mapping[str, State], name: str) -> tuple[str, State]:
+    """Return the task by this name, and how it is; by the name of an array the one that says most of a job that none took up."""
+    there = {task: state for task, state in told.items() if name in (task, task.partition("_")[0])} or {name: State("")}
+    return min(there.items(), key=lambda item: (item[1].word in OVER, item[1].word == "COMPLETED"))
+
+
+def _keep(log: Path, printed: str) -> None:
+    """Add to a job's log what was printed around it, which may tell why it left no result."""
+    if printed:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a") as opened:
+            opened.write(printed)
+
+
 def _script(wave: Wave) -> str:
-    return f"#!/bin/sh\nexec {quote(sys.executable)} -m ddmake.executors.slurm {quote(str(wave.folder))}\n"
+    # a warning that comes before somebody listens would end it
+    return f"#!/bin/sh\ntrap '' USR1\nexec {quote(sys.executable)} -m ddmake.executors.slurm {quote(str(wave.folder))}\n"
 
 
 def _raise_files() -> int:

@@ -1,6 +1,7 @@
 """A task of an array, on a node: it does jobs of its wave in a worker, one after another, and writes how each ended.
 
-A job that was killed from outside gets no result: Slurm knows why, and tells the head.
+A job that was killed from outside gets no result: Slurm knows why, and tells the head. A training is warned before its time is
+over, and ends with a result that has it go on in another job.
 """
 
 import os
@@ -8,18 +9,24 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from math import inf
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from ddmake.executors.base import Ended
+from ddmake.executors.base import Ended, Task
 from ddmake.executors.local import Local
 from ddmake.executors.machine import this_machine
 from ddmake.executors.slurm import waves
+from ddmake.executors.slurm.several import Step, with_others
 from ddmake.executors.slurm.waves import Wave
+from ddmake.trainers.pausing import WARNED
 
 LOOK = 1.0  # seconds between two looks at what the worker says
 TELL = 2.0  # seconds between two tellings of progress
-OUTSIDE = "killed by SIGKILL"  # by Slurm, most likely
+ALONE = 15.0  # seconds that the first of several nodes has to end, once another has failed
+OUTSIDE = ("killed by SIGKILL", "killed by SIGTERM", "exit code 143")  # by Slurm, most likely
 KILLED = 137  # what a shell makes of that
 
 
@@ -45,10 +52,11 @@ def _do(wave: Wave, number: int, local: Local) -> bool:
     """Do one job, and tell whether there is a result of it."""
     task, asked = wave.jobs[number], []
     signal.signal(signal.SIGTERM, lambda *_: (asked.append(True), local.cancel([task])))
-    local.submit(replace(task, needs=replace(task.needs, seconds=None)))  # Slurm itself sees to the time
-    ended = _heard(local, wave, number)
+    with _warned(task), with_others(wave, number, task) as (given, step):
+        local.submit(replace(given, needs=replace(given.needs, seconds=None)))  # Slurm itself sees to the time
+        ended = _heard(local, wave, number, step)
     result = ended.result
-    if result is None and not asked and ended.how != OUTSIDE:
+    if result is None and not asked and ended.how not in OUTSIDE:
         told = f"its process ended without a result ({ended.how})"
         result = {"word": "failed", "told": told, "exit_code": 1, "again": True}
     if result is None:
@@ -58,13 +66,32 @@ def _do(wave: Wave, number: int, local: Local) -> bool:
     return True
 
 
-def _heard(local: Local, wave: Wave, number: int) -> Ended:
-    """Return the end of a job; until then write how far it is."""
-    last = 0.0
+@contextmanager
+def _warned(task: Task) -> Iterator[None]:
+    """Have a training learn that its time is nearly over: the signal becomes a file, which its processes look for."""
+    if not task.trains:
+        yield
+        return
+    with TemporaryDirectory(prefix="ddmake-") as folder:
+        file = Path(folder) / "warned"
+        os.environ[WARNED] = str(file)  # on other nodes it is never there: the first process of all looks for it
+        signal.signal(signal.SIGUSR1, lambda *_: file.touch())
+        yield
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+def _heard(local: Local, wave: Wave, number: int, step: Step) -> Ended:
+    """Return the end of a job; until then write how far it is. Where one of its other nodes fails, it is stopped."""
+    last, until = 0.0, inf  # until when it may go on by itself
     while True:
+        if step is not None and step.poll() and until == inf:
+            until = time.monotonic() + ALONE
+        if time.monotonic() >= until:
+            until = -inf
+            local.cancel([wave.jobs[number]])
         for told in local.poll(LOOK):
             if isinstance(told, Ended):
-                return told
+                return replace(told, how="another of its nodes failed") if until == -inf else told
             if time.monotonic() - last >= TELL:
                 last = time.monotonic()
                 wave.tell(number, {"done": told.done, "total": told.total, "note": told.note})

@@ -16,7 +16,7 @@ OWN = {  # options that ddmake sets itself, and how a user says the same
     "input": "", "kill-on-invalid-dep": "", "wait": "", "test-only": "",
 }
 MEGABYTE, MINUTE, HOUR = 2**20, 60, 3600
-WARNING = 120  # seconds before its end in which a training can write a checkpoint
+WARNING = 120  # seconds before its end in which a training can write a checkpoint, where nobody says how many
 
 Asks = Mapping[str, Any]
 
@@ -30,6 +30,7 @@ class Settings:
     head: Asks = field(default_factory=dict)  # of a head that is a job itself; it may say `time` and `mem`, too
     jobs: int | None = None
     pack: bool = True  # several small jobs after one another in one task
+    warning: int = WARNING
 
 
 def settings(root: Path, profile: Path | None, flags: Sequence[str], jobs: int | None) -> Settings:
@@ -40,12 +41,17 @@ def settings(root: Path, profile: Path | None, flags: Sequence[str], jobs: int |
     jobs = jobs if jobs is not None else told.pop("jobs", None)
     told.pop("jobs", None)
     pack = told.pop("pack", True)
-    if not isinstance(pack, bool) or jobs is not None and (not isinstance(jobs, int) or jobs < 1):
-        raise DdfileError("[tool.ddmake.slurm]: pack is true or false, and jobs a number from 1 on.")
+    if not isinstance(pack, bool):
+        raise DdfileError(f"[tool.ddmake.slurm]: pack={pack!r}; it is true or false.")
+    if jobs is not None and (not isinstance(jobs, int) or jobs < 1):
+        raise DdfileError(f"[tool.ddmake.slurm]: jobs={jobs!r}; it is a number from 1 on.")
+    warning = told.pop("warning", WARNING)
+    if isinstance(warning, bool) or not isinstance(warning, int) or warning < 1:
+        raise DdfileError(f"[tool.ddmake.slurm]: warning={warning!r}; it is a number of seconds from 1 on.")
     head, given = told.pop("head", {}), dict(_flag(flag) for flag in flags)
     if not isinstance(head, dict):
         raise DdfileError("[tool.ddmake.slurm]: head is a table of options.")
-    return Settings(checked(told, "[tool.ddmake.slurm]"), checked(given, "--slurm"), head, jobs, pack)
+    return Settings(checked(told, "[tool.ddmake.slurm]"), checked(given, "--slurm"), head, jobs, pack, warning)
 
 
 def checked(asks: Asks, where: str) -> dict[str, Any]:
@@ -63,7 +69,10 @@ def checked(asks: Asks, where: str) -> dict[str, Any]:
 def arguments(task: Task, settings: Settings) -> list[str]:
     """Return the options of sbatch for a task."""
     needs = task.needs
-    told = written({**settings.asks, **checked(dict(task.asks), task.name), **settings.flags})
+    asks = {**settings.asks, **checked(dict(task.asks), task.label), **settings.flags}
+    if str(asks.get("nodes", 1)) != "1" and (task.foreign or not task.trains):
+        raise DdfileError(f"{task.label}: nodes={asks['nodes']} is for ddmake's own trainings, which alone run on several nodes.")
+    told = written(asks)
     if needs.cpus:
         told.append(f"--cpus-per-task={needs.cpus}")
     if needs.gpus:
@@ -73,7 +82,8 @@ def arguments(task: Task, settings: Settings) -> list[str]:
     if needs.seconds:
         told.append(f"--time={_clock(needs.seconds)}")
     if task.trains:
-        told.append(f"--signal=B:USR1@{WARNING}")
+        lead = min(settings.warning, max(MINUTE, needs.seconds) // 2) if needs.seconds else settings.warning
+        told.append(f"--signal=B:USR1@{lead:.0f}")
     return told
 
 

@@ -6,6 +6,7 @@
     taken/N       by which task job N was taken up
     results/N     how job N ended; this alone tells that it did
     progress/N    how far it has come
+    settled       the jobs of which nobody has to hear any more, where there are others
     task-T.log    what task T itself has printed
 
 A file is there whole or not at all: it is written under another name, flushed to the disk and renamed.
@@ -15,8 +16,8 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -81,6 +82,13 @@ class Wave:
                 found[int(name)] = {}
         return found
 
+    def printed(self, task: str) -> str:
+        """Return what a task, by Slurm's name for it, has itself printed, and Slurm of it."""
+        try:
+            return (self.folder / f"task-{task.partition('_')[2]}.log").read_text(errors="replace")
+        except FileNotFoundError:
+            return ""
+
     def take(self, number: int, by: Mapping[str, Any]) -> bool:
         """Take up a job, and tell whether nobody had."""
         try:
@@ -94,6 +102,21 @@ class Wave:
     def end(self, number: int, result: Mapping[str, Any]) -> None:
         """Write how a job ended."""
         write(self.folder / "results" / str(number), json.dumps(result))
+
+    def settled(self) -> set[int]:
+        """Return the jobs that earlier heads have heard the end of."""
+        try:
+            return set(json.loads((self.folder / "settled").read_text()))
+        except FileNotFoundError:
+            return set()
+
+    def settle(self, numbers: Collection[int]) -> None:
+        """Note that the end of jobs was heard of; once it was of all, the wave goes."""
+        known = self.settled() | set(numbers)
+        if len(known) == len(self.jobs):
+            self.remove()
+        elif numbers:
+            write(self.folder / "settled", json.dumps(sorted(known)))
 
     def tell(self, number: int, told: Mapping[str, Any]) -> None:
         """Write how far a job has come."""
@@ -131,11 +154,10 @@ def read(folder: Path) -> Wave:
 
 
 def every(store: Path) -> Iterator[Wave]:
-    """Yield the waves of a project; what a head left that was killed before it had written one goes."""
-    room = store / FOLDER
-    for folder in sorted(room.iterdir()) if room.is_dir() else ():
-        if (folder / "wave.json").is_file():
-            yield read(folder)
+    """Yield the waves of a project, the first submitted first."""
+    written = (store / FOLDER).glob("*/wave.json")
+    for file in sorted(written, key=lambda file: file.stat().st_mtime_ns):
+        yield read(file.parent)
 
 
 def write(file: Path, text: str, whole: bool = True) -> None:
@@ -150,7 +172,7 @@ def write(file: Path, text: str, whole: bool = True) -> None:
 
 
 def _written(job: Task) -> dict[str, Any]:
-    told = asdict(job)
+    told = {**vars(job), "needs": vars(job.needs), "env": dict(job.env)}  # dataclasses.asdict would copy all, and slowly
     return {**told, "folder": str(job.folder), "log": str(job.log), "result": str(job.result), "models": sorted(job.models)}
 
 
