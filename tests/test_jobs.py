@@ -24,6 +24,18 @@ def wait_for(path, seconds=20.0):
         time.sleep(0.02)
 
 
+def test_a_secret_in_an_error_is_told_by_its_variables_name(project, monkeypatch):
+    monkeypatch.setenv("SHOP_API_KEY", "hunter2-hunter2")
+    project.ddfile("""
+        @step("asked", env=["SHOP_API_KEY"])
+        def asked(*, environment):
+            raise ValueError(f"401 for {environment['SHOP_API_KEY']}")
+    """)
+    result = project.run()
+    assert result.code == 1 and "401 for [the value of SHOP_API_KEY]" in result.output
+    assert "[the value of SHOP_API_KEY]" in project.logs() and "hunter2" not in result.output + project.logs()
+
+
 def test_a_failing_recipe_is_told_with_its_place_and_columns(project):
     project.ddfile("""
         @step("pairs")

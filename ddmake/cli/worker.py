@@ -22,7 +22,7 @@ from ddmake.ddfile.modules import forget
 from ddmake.ddfile.workflow import Workflow
 from ddmake.engine.watched import forget_answers, watched
 from ddmake.errors import DdfileError, DdmakeError, MissingExtra, NotStored, PlanAgain, ProviderError
-from ddmake.store import Store, database, open_store
+from ddmake.store import Store, database, open_store, secrets
 from ddmake.trainers.pausing import Paused
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Workshop:
         except Paused as paused:
             return {"word": "again", "told": f"its time is over at step {paused.step}", "gained": paused.gained}
         except DdmakeError as error:
-            print(error, flush=True)
+            print(secrets.hidden(str(error)), flush=True)
             code = 1 if isinstance(error, DdfileError) else error.exit_code  # found in a job, it's that job's failure
             return _failed(str(error), code, not isinstance(error, FINAL))
         except sqlite3.DatabaseError as error:
@@ -99,7 +99,7 @@ class Workshop:
         except OSError as error:
             return _failed(f"{error.filename or job.target}: {error.strerror or error}", 1, True)
         except Exception as error:  # a defect of ddmake's: the head has to hear of it all the same
-            traceback.print_exc()
+            print(secrets.hidden(traceback.format_exc()), flush=True)
             return _failed(f"{type(error).__name__}: {error}", 1, True)
         finally:
             if os.getpid() != process:
@@ -178,7 +178,7 @@ def _put_back() -> None:
 
 
 def _failed(told: str, code: int, again: bool) -> Result:
-    return {"word": "failed", "told": told, "exit_code": code, "again": again}
+    return {"word": "failed", "told": secrets.hidden(told), "exit_code": code, "again": again}
 
 
 class _Teller:

@@ -13,6 +13,7 @@ from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.target import ROW_FILES, suffix
 from ddmake.errors import DdmakeError, MissingExtra, NotStored, ProviderError, RecipeFailed, did_you_mean
 from ddmake.fingerprint.source import is_users
+from ddmake.store import secrets
 
 EVERYDAY = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "SHELL", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 LONG = 1000  # characters of an error's message that are told
@@ -112,7 +113,7 @@ def _told(rule: Rule, text: str, error: BaseException, what: str = "") -> str:
     frames = [f for f in traceback.extract_tb(error.__traceback__) if is_users(f.filename)]
     if not isinstance(error, DdmakeError):
         shown = frames or traceback.extract_tb(error.__traceback__)[1:]
-        print("".join(["Traceback (most recent call last):\n", *traceback.format_list(shown),
-                       *traceback.format_exception_only(error)]), flush=True)
+        print(secrets.hidden("".join(["Traceback (most recent call last):\n", *traceback.format_list(shown),
+                                      *traceback.format_exception_only(error)])), flush=True)
     place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else rule.place
-    return f"{what or f'recipe {rule.recipe.name}'} failed ({place}): {text.removeprefix(f'{place}: ')}"
+    return secrets.hidden(f"{what or f'recipe {rule.recipe.name}'} failed ({place}): {text.removeprefix(f'{place}: ')}")

@@ -72,6 +72,13 @@ def in_bytes(text: bytes, known: dict[str, bytes] | None = None) -> Found | None
     return None
 
 
+def hidden(text: str) -> str:
+    """Return a text with the names of variables in place of the secrets that these hold."""
+    for name, value in _of_environment().items():
+        text = text.replace(value.decode("utf-8", "surrogateescape"), f"[the value of {name}]")
+    return text
+
+
 def _of_environment() -> dict[str, bytes]:
     """Return the values of the environment variables that hold secrets by their names."""
     found = {name: value.encode("utf-8", "surrogateescape") for name, value in os.environ.items() if NAME.search(name)}
