@@ -41,6 +41,7 @@ LOADED = "DDMAKE_LOADED"  # the Ddfile that this job is of, and its knobs
 MACHINES = "DDMAKE_MACHINES"  # on which the job is done at the same time, where there are several: `Machines`
 LOOK = 0.1  # seconds between two looks at the processes
 GRACE = 10  # seconds that they have to end
+WORD = 3.0  # seconds in which another machine may tell why it failed
 
 Train = Callable[..., dict[str, float]]
 
@@ -110,7 +111,7 @@ def _launched(work: Work, count: int, folder: Path, writer: connection.Connectio
     try:
         told = elastic_launch(config, _rank)(Ddfile(), work, folder, writer).get(0)
     except ChildFailedError as error:
-        raise DdmakeError(_reason(error.failures, folder, count)) from None
+        raise DdmakeError(_reason(error.failures, folder, count, alone)) from None
     except SignalException as error:
         raise Stopped from error
     except Exception as error:
@@ -184,22 +185,36 @@ def _note(error: BaseException, folder: Path, rank: int) -> None:
     if not mistake:
         traceback.print_exception(error)
     told = str(error) if mistake else f"{type(error).__name__}: {error}"
+    _leave_word(folder, rank, told, mistake)
+
+
+def _leave_word(folder: Path, rank: int, told: str, final: bool) -> None:
     scratch = folder / f"{rank}.part"
-    scratch.write_text(json.dumps({"told": told, "mistake": mistake, "at": time.time()}), encoding="utf-8")
+    scratch.write_text(json.dumps({"told": told, "mistake": final, "at": time.time()}), encoding="utf-8")
     scratch.rename(folder / f"{rank}.json")
 
 
-def _reason(failures: Mapping[int, ProcessFailure], folder: Path, count: int) -> str:
+def _reason(failures: Mapping[int, ProcessFailure], folder: Path, count: int, alone: bool) -> str:
     """Return why a training failed: who was killed, else who failed first, since the others then fail for want of it."""
     for rank, failure in sorted(failures.items()):
         if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:  # which the launcher sends to the others
-            return f"process {rank} of {count} was killed by {failure.signal_name()}."
-    noted = {int(file.stem): json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("*.json")}
+            told = f"process {rank} of {count} was killed by {failure.signal_name()}."
+            _leave_word(folder, rank, told, True)
+            return told
+    noted, until = _noted(folder), time.monotonic() + (0 if alone else WORD)
+    while not any(word["mistake"] for word in noted.values()) and time.monotonic() < until:
+        time.sleep(LOOK)
+        noted = _noted(folder)
     if not noted:
         rank, failure = next(iter(sorted(failures.items())))
         return f"process {rank} of {count} ended with exit code {failure.exitcode}."
     rank, first = min(noted.items(), key=lambda item: (not item[1]["mistake"], item[1]["at"]))
     return first["told"] if first["mistake"] else f"process {rank} of {count} failed: {first['told']}"
+
+
+def _noted(folder: Path) -> dict[int, dict[str, Any]]:
+    """Return the word that processes have left, by their numbers."""
+    return {int(file.stem): json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("*.json")}
 
 
 @contextmanager
