@@ -31,13 +31,14 @@ def here(name, wait=""):
 """
 
 
-def many(n, more="", wait=""):
+def many(n, more="", wait="", then="pass"):
     """Return a Ddfile with so many rules, which wait for a file."""
     return HERE + f"""
 for i in range({n}):
     @step(f"data/{{i}}.jsonl", i=i{more})
     def rule(*, i):
         yield here(str(i), {wait!r})
+        {then}
 """
 
 
@@ -252,6 +253,9 @@ def test_small_jobs_share_tasks(project, spy):
     assert "--array=0-2%3" in sbatch.calls[0] and len(sbatch.calls) == 1
     tasks = {row["task"] for i in range(9) for row in project.lines(f"data/{i}.jsonl")}
     assert tasks <= {"0", "1", "2"} and runs(project) == {str(i): 1 for i in range(9)}
+    until(lambda: not queue())
+    mine = [line for line in slurm("scontrol", "-o", "show", "job").splitlines() if f"WorkDir={project.root} " in line]
+    assert [re.search(r"JobState=(\w+)", line)[1] for line in mine] == ["COMPLETED"] * 3
 
 
 @pytest.mark.parametrize("pyproject, n, arrays", [
@@ -349,15 +353,18 @@ def test_a_job_that_was_submitted_though_sbatch_did_not_say_so_is_found(project,
     sbatch = spy("sbatch")
     sbatch.does(f'{sbatch.real} "$@" > /dev/null; {after}')
     monkeypatch.setattr(commands, "PATIENCE", 3.0)
-    result = project.ddfile(many(1)).make(*SLURM)
-    assert runs(project) == {"0": 1} and len(sbatch.calls) == 1, result.output
+    project.ddfile(many(3, wait="go"))
+    meanwhile(lambda: (until(lambda: len(runs(project)) == 3), time.sleep(3), (project.root / "go").touch()))
+    result = project.make(*SLURM)
+    assert runs(project) == {"0": 1, "1": 1, "2": 1} and len(sbatch.calls) == 1, result.output
 
 
 def test_a_job_that_was_not_submitted_is_submitted_again(project, spy, quick):
     sbatch = spy("sbatch")
     sbatch.does("echo 'sbatch: error: Unable to contact slurm controller (connect failure)' >&2; exit 1")
     meanwhile(lambda: (until(lambda: len(sbatch.calls) > 1), sbatch.passes()))
-    project.ddfile(many(1)).make(*SLURM)
+    output = project.ddfile(many(1)).make(*SLURM).output
+    assert "data/0.jsonl: sbatch: Unable to contact slurm controller (connect failure); trying on" in output
     assert runs(project) == {"0": 1} and len(sbatch.calls) == 3
 
 
@@ -373,9 +380,10 @@ def test_a_head_that_is_killed_is_followed_by_one_that_listens_on(project, spy):
     assert len(sbatch.calls) == 1 and runs(project) == {"0": 1, "1": 1, "2": 1}
 
 
-def test_a_result_that_came_while_nobody_listened_is_taken(project, spy):
+def test_what_ended_while_nobody_listened_is_heard_of(project, spy):
+    """Be it good news or not, and all of it, though one is asked for before the others."""
     sbatch = spy("sbatch")
-    project.ddfile(many(3, wait="go"))
+    project.ddfile(many(3, wait="go", then="assert i < 2"))
     first = project.command(*SLURM)
     wait_for(project.root / "runs-0")
     first.kill()
@@ -383,7 +391,9 @@ def test_a_result_that_came_while_nobody_listened_is_taken(project, spy):
     (project.root / "go").touch()
     until(lambda: not queue())
     project.make(*SLURM, "data/1.jsonl")
-    project.make(*SLURM)
+    result = project.run(*SLURM, "-k")
+    assert "made 1, fresh 1, failed 1 in" in result.output
+    assert "AssertionError" in (project.root / re.search(r"log: (\S+)", result.output)[1]).read_text()
     assert len(sbatch.calls) == 1 and runs(project) == {"0": 1, "1": 1, "2": 1}
     assert not list((project.root / ".ddmake/slurm").iterdir())
 
@@ -587,3 +597,11 @@ def a():
 """).run(*SLURM)
     told = "data/a.jsonl: it was killed by SIGKILL twice, most likely since it took more memory than it was given; raise `mem`"
     assert result.code == 1 and told in result.output and runs(project) == {"a": 2}, result.output
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_away_is_waited_for(project, cluster, quick):
+    cluster.stop_controller()
+    meanwhile(lambda: (time.sleep(3), cluster.start_controller()))
+    project.ddfile(many(2)).make(*SLURM)
+    assert runs(project) == {"0": 1, "1": 1}

@@ -100,14 +100,14 @@ class Commands:
         self.calls += 1
         try:
             done = subprocess.run(command, input=script, capture_output=True, text=True, timeout=PATIENCE,
-                                  env=outside(os.environ))
+                                  env=outside(os.environ), start_new_session=True)  # so that a Ctrl-C is ours alone
         except FileNotFoundError:
             raise Refused(f"{command[0]} isn't here, so there is no Slurm to run jobs. Run ddmake where jobs are submitted, or "
                           "leave out --executor slurm.") from None
         except subprocess.TimeoutExpired:
             raise NoAnswer(f"{command[0]} didn't answer in {PATIENCE:.0f} s") from None
         if done.returncode and _passing(done.stderr):
-            raise NoAnswer(f"{command[0]}: {done.stderr.strip()}")
+            raise NoAnswer(f"{command[0]}: {_said(done.stderr)}")
         if done.returncode and refused:
             raise Refused(_said(done.stderr) or f"{command[0]} ended with exit code {done.returncode}")
         return done.stdout

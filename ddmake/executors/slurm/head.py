@@ -207,7 +207,8 @@ class Slurm:
         try:
             one.wave.submitted(self.commands.submit(self._options(one.wave, self.settings.jobs or AT_ONCE), _script(one.wave)))
         except NoAnswer as why:
-            self._told.extend(Told(task, 0, 0, f"{why}; trying on") for task in one.waiting.values())
+            one.reason = f"{why}; trying on"
+            self._told.extend(Told(task, 0, 0, one.reason) for task in one.waiting.values())
         except Refused as error:
             if self._lost:  # perhaps for the nodes that were to be left out
                 self._lost.clear()
@@ -242,10 +243,14 @@ class Slurm:
         """Submit a training again whose time was over; one that has come no further in it has too little."""
         if not result["gained"]:
             return Ended(task, result["told"], short="time")
+        return self._again(task, result["told"], "goes on in the next job")
+
+    def _again(self, task: Task, why: str, what: str) -> Told | Ended:
+        """Submit a job again, unless this head is about to leave."""
         if self._leave is not None:
-            return Ended(task, result["told"], left=True)
+            return Ended(task, why, left=True)
         self._gathered.append(_anew(task))
-        return Told(task, 0, 0, f"{result['told']}; goes on in the next job")
+        return Told(task, 0, 0, f"{why}; {what}")
 
     def _ask(self) -> None:
         """Ask Slurm which tasks there are, and see to the jobs that have none."""
@@ -326,9 +331,9 @@ class Slurm:
             self._anew[task.key] += word != "PREEMPTED"  # which may be as often as it likes
             if node and word in BROKEN:
                 self._lost[node] += 1
-            self._told.append(Told(task, 0, 0, f"lost{' with ' + node if node else ''}"
-                                   f"{' (SIGKILL)' if killed else f' ({word})' if word else ''}; submitted again"))
-            self._gathered.append(_anew(task))
+            cause = "SIGKILL" if killed else word
+            lost = f"lost{f' with {node}' if node else ''}{f' ({cause})' if cause else ''}"
+            self._told.append(self._again(task, lost, "submitted again"))
         else:
             how = "it was cancelled" if word == "CANCELLED" else f"Slurm says {word or 'nothing of it'}"
             code = f", exit code {state.code}" if state.code and state.code != "0:0" else ""

@@ -37,6 +37,10 @@ def serve(folder: Path) -> int:
     local = Local(1, this_machine())
     try:
         return 0 if all(_do(wave, job, local) for job in _mine(wave, number) if wave.take(job, me)) else KILLED
+    except FileNotFoundError:
+        if wave.folder.exists():
+            raise
+        return 0  # all that was to be done was, or nobody asks for it any more
     finally:
         local.close()
 
