@@ -159,7 +159,7 @@ def _made(done: Done) -> list[tuple[str, str]]:
 
 def _published(done: Done) -> list[str]:
     """Return where a rule that publishes has put it, as what it made here tells."""
-    if not (done.rule.options.effect and done.rule.recipe.name == "publish" and done.word == "made"):
+    if not (done.rule.recipe.packaged and done.rule.recipe.name == "publish" and done.word == "made"):
         return []
     place = Path(done.rule.label)
     told = json.loads((place / "published.json" if place.is_dir() else place).read_text(encoding="utf-8"))
