@@ -21,6 +21,7 @@ from ddmake.errors import DdfileError, DdmakeError
 from ddmake.executors.base import Ended, Executor, Needs, Site, Task, Told
 from ddmake.executors.slurm import waves
 from ddmake.executors.slurm.commands import COMMENT, Commands, NoAnswer, Refused, State
+from ddmake.executors.slurm.fates import OVER, after_printing, explained, fate
 from ddmake.executors.slurm.options import Settings, arguments, settings
 from ddmake.executors.slurm.several import named
 from ddmake.executors.slurm.waves import Wave
@@ -31,17 +32,9 @@ ASKS = ((300.0, 10.0), (1800.0, 30.0), (float("inf"), 60.0))  # seconds between 
 GRACE = 5.0  # seconds that a result may take to be seen after its task has gone
 LEAVING = 5.0  # seconds in which a second Ctrl-C cancels what would go on
 AT_ONCE = 64  # tasks of an array that run at the same time, where nobody says how many
-ANEW = 10  # times that a job is submitted again for its machine's sake
-KILLS = 1  # of these, after being killed by nobody knows whom
-BAD = 2  # jobs that a node has lost, after which no more go there
 OTHERWISE = {"--force", "--retry"}  # in the command of a job that is to be done anew, whatever was done for its key
 FILES = 3  # files that are open for a job that runs elsewhere: its locks
-MACHINES = ("NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "REQUEUED", "REVOKED", "LAUNCH_FAILED", "RECONFIG_FAIL", "")
-BROKEN = ("NODE_FAIL", "BOOT_FAIL", "LAUNCH_FAILED")  # of these, for which a node isn't fit
-KILLED = ("0:9", "137:0")  # exit codes of what was killed by SIGKILL, itself or its worker, for which Slurm has no word
-OVERFULL = "exceeded memory limit"  # what Slurm then prints where the memory was short, and it only looks now and then
-SHORT = {"TIMEOUT": "time", "DEADLINE": "time", "OUT_OF_MEMORY": "memory"}
-OVER = ("COMPLETED", "COMPLETING", "CANCELLED", "FAILED", *MACHINES, *SHORT)
+BAD = 2  # jobs that a node has lost, after which no more go there
 
 
 @dataclass
@@ -299,10 +292,9 @@ class Slurm:
         told = self.commands.ended(job)
         done = one.wave.ended()  # it may have come meanwhile
         for number, (task, by, node) in lost.items():
-            name, state = _explained(told, job if by is None else f"{job}_{by}")
+            name, state = explained(told, job if by is None else f"{job}_{by}")
             printed = one.wave.printed(name)
-            if state.code in KILLED and OVERFULL in printed:
-                state = State("OUT_OF_MEMORY")
+            state = after_printing(state, printed)
             if number not in done and state.word in OVER:  # and not hidden from the queue
                 del one.waiting[number]
                 one.heard.add(number)
@@ -319,25 +311,14 @@ class Slurm:
 
     def _end_lost(self, task: Task, state: State, node: str, begun: bool) -> None:
         """End a job that left no result, or submit it again where its machine is to blame."""
-        word = state.word.partition(" ")[0].rstrip("+")
-        if not begun and word == "COMPLETED":
-            word = ""
-        killed = word == "FAILED" and state.code in KILLED
-        if word in SHORT:
-            self._told.append(Ended(task, short=SHORT[word]))
-        elif killed and self._anew[task.key] >= KILLS:
-            self._told.append(Ended(task, "it was killed by SIGKILL twice, most likely since ", short="memory"))
-        elif (killed or word in MACHINES) and self._anew[task.key] < ANEW:
-            self._anew[task.key] += word != "PREEMPTED"  # which may be as often as it likes
-            if node and word in BROKEN:
+        found = fate(state, node, begun, self._anew[task.key])
+        if found.again:
+            self._anew[task.key] += found.counts
+            if found.broken:
                 self._lost[node] += 1
-            cause = "SIGKILL" if killed else word
-            lost = f"lost{f' with {node}' if node else ''}{f' ({cause})' if cause else ''}"
-            self._told.append(self._again(task, lost, "submitted again"))
+            self._told.append(self._again(task, found.how, "submitted again"))
         else:
-            how = "it was cancelled" if word == "CANCELLED" else f"Slurm says {word or 'nothing of it'}"
-            code = f", exit code {state.code}" if state.code and state.code != "0:0" else ""
-            self._told.append(Ended(task, f"{how}{code}"))
+            self._told.append(Ended(task, found.how, short=found.short))
 
     def _forget(self) -> None:
         """Part from the waves of which nothing is to be heard any more, now that what was heard is taken in."""
@@ -368,12 +349,6 @@ def open_on(site: Site) -> Slurm:
 def _anew(task: Task) -> Task:
     """Return a task to be submitted again."""
     return named(task, uuid4().hex[:12])
-
-
-def _explained(told: Mapping[str, State], name: str) -> tuple[str, State]:
-    """Return the task by this name, and how it is; by the name of an array the one that says most of a job that none took up."""
-    there = {task: state for task, state in told.items() if name in (task, task.partition("_")[0])} or {name: State("")}
-    return min(there.items(), key=lambda item: (item[1].word in OVER, item[1].word == "COMPLETED"))
 
 
 def _keep(log: Path, printed: str) -> None:
