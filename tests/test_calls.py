@@ -53,6 +53,7 @@ def test_equal_requests_are_one_call_at_temperature_zero(project, service):
     assert len(project.rows("g")) == 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("service", [0.1], indirect=True)
 def test_kill_9_halfway_pays_for_nothing_twice(project, service):
     """What was committed before the kill isn't sent again: only what was in flight, or came in the last 50 ms."""
@@ -209,6 +210,7 @@ def test_what_is_known_is_read_window_by_window(tmp_path):
         calls.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("service", [1.0], indirect=True)
 def test_rules_that_wait_for_a_service_run_side_by_side_whatever_the_cores(project, service):
     project.ddfile(f"""

@@ -82,6 +82,7 @@ def test_an_answer_whose_mending_is_refused_stays_on_the_bill(project, service):
     assert count == 4 and cost > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("service", [0.3], indirect=True)
 @pytest.mark.parametrize("limit", [[], ["--max-cost", "9"]])
 def test_rules_behind_a_caller_that_was_killed_do_not_wait_for_it(project, service, limit):
@@ -133,6 +134,7 @@ def test_who_is_swept_before_it_is_locked_signs_on_again(tmp_path, monkeypatch):
     assert swept and other._alive(claims.owner)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("service", [6.0], indirect=True)
 def test_who_waits_for_anothers_requests_sends_them_when_that_one_dies(project, service):
     """Two heads ask the same; the first is killed with its caller while its requests are in flight."""

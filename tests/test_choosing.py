@@ -170,6 +170,7 @@ CHOOSING = """
 """
 
 
+@pytest.mark.slow
 def test_choices_are_kept_by_request_and_labels(project):
     labels = [["yes", "no"], ["yes", "no", "maybe"]]
     project.ddfile(CHOOSING.format(llm="'tiny'", labels=labels, long=5000))
@@ -209,6 +210,7 @@ def counts(project):
     return rule["estimate"]["send"], rule["estimate"]["cached"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("llm", ["'echo'", "'tiny'"])
 def test_a_dry_run_counts_choices_that_are_told(project, llm):
     assert counts(told(project, llm)) == (2, 0)

@@ -206,6 +206,7 @@ SPLITS = {
 }
 
 
+@pytest.mark.slow
 def test_what_is_told_of_parts_that_do_not_fit(project):
     project.write("in.jsonl", "".join(f'{{"x": {n}, "same": "s", "l": [1]}}\n' for n in range(3)))
     for call, told in SPLITS.items():
@@ -287,6 +288,7 @@ print((max(peak, held()) - before) // 1000)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells how much memory a process holds")
 def test_views_do_not_hold_rows_in_memory(tmp_path):
     from ddmake.artifacts.rows import write

@@ -281,6 +281,7 @@ def test_the_example_by_a_service_in_three_languages(example, service):
     assert {rule["verdict"] for rule in again["rules"]} == {"fresh"}
 
 
+@pytest.mark.slow
 def test_the_example_on_the_toy(example):
     """Which writes pairs that have nothing to do with the texts, and finds them faithful or not by chance."""
     print(example.make().output)

@@ -77,6 +77,7 @@ def test_every_field_of_an_embedder_is_in_the_key_or_in_neither(project):
         assert (key(project, f", {field}={value}", name) != base[name]) == (field in COUNTS), field
 
 
+@pytest.mark.slow
 def test_a_changed_text_costs_one(project, letters):
     project.ddfile(TEXTS % (letters.url, "", DOCS))
     assert "4 sent, 1 cached; $0.000012" in project.make().output
@@ -199,6 +200,7 @@ def test_no_more_is_spent_than_was_allowed(project, letters):
     assert letters.counts()["requests"] == 0
 
 
+@pytest.mark.slow
 def test_what_is_found_and_compared(project, letters):
     project.ddfile(TEXTS % (letters.url, "", DOCS) + """
     @step("questions")
@@ -310,6 +312,7 @@ def small(root: Path) -> None:
         '{"word_embedding_dimension": 32, "pooling_mode_mean_tokens": true}')
 
 
+@pytest.mark.slow
 def test_models_on_this_machine(project):
     pytest.importorskip("sentence_transformers")
     small(project.root)

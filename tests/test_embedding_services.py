@@ -40,6 +40,7 @@ def rules(project, letters, name, texts, more=""):
     return project.ddfile(RULES % (name, f"extra={{{base}}}, price=1.0{more}", texts))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(name, id=name.partition("/")[0]) for name in SERVICES])
 def test_a_service_over_litellm(project, letters, name):
     before = letters.counts()["requests"]
@@ -60,6 +61,7 @@ def test_a_service_over_litellm(project, letters, name):
     assert "key of" not in result.output
 
 
+@pytest.mark.slow
 def test_the_dimensions_and_the_kind_of_input_arrive(project, letters):
     rules(project, letters, "cohere/embed-v4.0", ["aab"], ", dimensions=3")
     project.make()

@@ -184,6 +184,7 @@ def test_what_was_varied_has_columns(told):
     assert [row["seed"] for row in found.values()] == [None] * 5 + [7]
 
 
+@pytest.mark.slow
 def test_perplexity_alone_asks_for_no_answers(told):
     assert re.search(r"results +6 rows; .*0 sent", told.make("--force", "results", "--only").output)
 

@@ -12,6 +12,8 @@ from ddmake import toys
 
 TOP = Path(__file__).parent.parent
 
+pytestmark = pytest.mark.slow  # it makes the whole of it, once
+
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory):

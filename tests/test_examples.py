@@ -33,6 +33,7 @@ def test_each_example_loads_and_is_listed(name):
     assert f"[{name}]({name}/" in (EXAMPLES / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_model_learns_tweets_that_a_toy_wrote(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     project, small = copied("tweets", tmp_path), ("n=10", "llm=tiny", "base=tiny-base", "epochs=1")
@@ -54,6 +55,7 @@ def test_a_model_learns_tweets_that_a_toy_wrote(tmp_path, monkeypatch):
     assert "adapter_model.safetensors" in tweeter and "model-index" in tweeter["README.md"].decode()
 
 
+@pytest.mark.slow
 def test_questions_of_the_hub_get_a_column_more(tmp_path):
     hub = FakeHub()
     rows = "".join(json.dumps({"id": str(at), "question": text, "answer": "-"}) + "\n" for at, text in enumerate(QUESTIONS))

@@ -55,6 +55,7 @@ def test_rows_of_unlike_lengths_are_fitted_each_by_itself(project):
     assert said[1:2] == answers(project, rows[1:2], LONG, f'llm=llm("echo", max_tokens=100), context=1200, prompt={SHOWN!r}')
 
 
+@pytest.mark.slow
 def test_a_local_model_counts_by_its_own_tokenizer(project):
     """A row that has no room for the fewest examples is refused by the model, and named."""
     model = 'llm("tiny", max_tokens=60, temperature=0)'
@@ -81,6 +82,7 @@ def test_shuffled_examples_are_drawn_for_each_row(project):
     assert answers(project, rows, EXAMPLES, rule + ", seed=1") != said
 
 
+@pytest.mark.slow
 def test_the_nearest_examples_are_shown_the_nearest_last(project, letters):  # noqa: F811
     examples = [{"text": text, "answer": text.upper()} for text in ("aaa", "bbb", "aab", "ccc")] + [{"text": "aa", "answer": None}]
     rows = [{"text": "aa"}, {"text": "cb"}, {"text": None}, {"text": " "}]

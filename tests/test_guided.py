@@ -188,6 +188,7 @@ def test_words_are_put_behind_the_last_message():
         assert '{"type": "integer"}' in str(last["content"])
 
 
+@pytest.mark.slow
 def test_the_toy_fills_a_schema(project):
     project.ddfile("""
         from typing import Literal

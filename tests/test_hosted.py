@@ -160,6 +160,7 @@ def test_losses_are_read_as_the_service_gives_them(there, tmp_path, soon, result
     assert (0, 0, "job ftjob-1: validating files") in told and (3, 3, "loss 0.333") in told
 
 
+@pytest.mark.slow
 def test_a_training_in_a_ddfile(project, there):
     """The plan says what it costs, the tuned model is asked, tuned further, compared, carded; and nothing is done twice."""
     project.write("in.jsonl", ROWS + json.dumps({"q": "x", "a": None, "worse": "x"}) + "\n")
@@ -217,6 +218,7 @@ def test_a_training_in_a_ddfile(project, there):
     assert not [path for path in project.root.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
 
 
+@pytest.mark.slow
 def test_a_killed_run_takes_up_its_job(project, there):
     """It is killed before it knows the job's number, and again while it waits; then it is stopped, and ends as asked."""
     project.write("in.jsonl", ROWS)

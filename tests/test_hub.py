@@ -157,6 +157,7 @@ def test_locked_and_cached_is_enough(made):
     assert made.project.rows("rows") == [{"x": "a", "n": 1}, {"x": "b", "n": 2}]
 
 
+@pytest.mark.slow
 def test_never_another_commit_than_the_locks(made):
     """load_dataset by itself takes the newest commit that it has cached where the Hub can't be reached."""
     before = made.lock.read_bytes()
@@ -341,6 +342,7 @@ def locked(place):
     return {str(name): str(pin) for name, pin in lock.read(place.project.root).items()}
 
 
+@pytest.mark.slow
 def test_an_adapter_by_itself_counts_with_its_base(place):
     """The adapter names a branch, which moves; the lock alone tells that there is a base, the cache need not."""
     base, adapter = place.hub.push("models/org/tiny", CONFIG), push_adapter(place, "org/tiny")
@@ -433,6 +435,7 @@ def test_processes_that_write_the_lock_at_once_lose_nothing(tmp_path):
     assert len(lock.read(tmp_path)) == 80
 
 
+@pytest.mark.slow
 def test_an_adapter_by_itself_answers_on_the_base_that_is_locked(place):
     """What it was put on first, it is put on later."""
     from peft import LoraConfig, get_peft_model
@@ -464,6 +467,7 @@ def loaded(*, model: Model):
     assert place.make("-n", "--update-hub").verdicts() == {"said1": "make", "said2": "make", "loaded": "make"}
 
 
+@pytest.mark.slow
 def test_a_tuned_model_names_its_base_by_name_and_commit(place):
     first = place.hub.push_folder("models/org/tiny", toys.folder("tiny-base"))
     second = place.hub.push_folder("models/org/tiny", toys.folder("tiny"))

@@ -56,6 +56,7 @@ def test_another_seed_draws_other_examples(project):
     assert project.rows("out") != first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("service", [0.02], indirect=True)
 def test_what_comes_does_not_depend_on_the_order_of_answers(project, service):
     service.fail(0.2, "filter")
@@ -68,6 +69,7 @@ def test_what_comes_does_not_depend_on_the_order_of_answers(project, service):
     assert project.rows("out") == first and len(first) == 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("service", [0.1], indirect=True)
 def test_kill_9_in_the_loop_pays_for_nothing_twice(project, service):
     """Nothing but what was in flight is sent again, and what comes is what an undisturbed run makes."""
@@ -310,6 +312,7 @@ def longhand(*, model):
 """
 
 
+@pytest.mark.slow
 def test_a_model_writes_the_users_turn_and_answers_it(project):
     """The second rule's turns are those of the first, from the store; so is what a longhand asks for."""
     result = project.ddfile(MAGPIE).run("-k", "-j", "1")

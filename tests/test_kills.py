@@ -93,6 +93,7 @@ def settled(project, expected):
     assert not left, left
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", [point for point in POINTS if point != "old one moved away"])
 def test_killed_while_it_is_made_first(project, undisturbed, tmp_path_factory, point):
     project.ddfile(DDFILE)
@@ -100,6 +101,7 @@ def test_killed_while_it_is_made_first(project, undisturbed, tmp_path_factory, p
     settled(project, undisturbed[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_while_it_is_made_again(tmp_path, undisturbed, tmp_path_factory, point):
     project = Project(shutil.copytree(undisturbed[0].root, tmp_path / "copy"))

@@ -168,6 +168,7 @@ def test_nothing_is_found_in(folder, name):
         assert (result.code, result.output) == (0, "Nothing to find fault with.\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FINDINGS)
 def test_is_found(folder, name):
     text, (kind, place, what) = FINDINGS[name]

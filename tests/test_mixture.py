@@ -54,6 +54,7 @@ def who(project, path="said"):
     return [row["said"].split()[0].strip(":").lower() for row in rows]
 
 
+@pytest.mark.slow
 def test_who_is_asked_stays_when_rows_and_members_are_added(project, signed):
     asking(project, signed).make()
     first = who(project)
@@ -205,6 +206,7 @@ def test_a_change_of_one_member_asks_only_that_one_again(project, signed):
     assert estimate(project)["send"] == 60
 
 
+@pytest.mark.slow
 def test_kill_9_halfway_pays_for_nothing_twice(project, signed):
     asking(project, signed, "mixture(named('alpha', concurrency=4), named('beta', concurrency=4))")
     signed.fail(0, latency=0.03, sign=True)

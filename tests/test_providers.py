@@ -127,6 +127,7 @@ def names(of: dict) -> list:
     return [pytest.param(name, id=name.partition("/")[0]) for name in of]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", names({**OVER_LITELLM, **OVER_HTTP}))
 def test_a_provider_is_asked_as_it_expects(asker, name):
     _, path, header = {**OVER_LITELLM, **OVER_HTTP}[name]

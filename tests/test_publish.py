@@ -124,6 +124,7 @@ def test_a_dry_run_lists_what_would_be_sent_and_asks_nobody(place):
     assert place.hub.asked == []
 
 
+@pytest.mark.slow
 def test_a_rule_publishes_when_named_and_is_never_restored(place):
     """An effect: fresh only if the last that was done has today's key."""
     assert place.make("-n").verdicts()["published/asked"] == "manual"
@@ -150,6 +151,7 @@ def test_a_rule_publishes_when_named_and_is_never_restored(place):
     assert len(repo.commits) == 4, "what is there already is no new commit"
 
 
+@pytest.mark.slow
 def test_parts_are_splits(place):
     place.make("published/parts.json")
     repo, meta = place.hub.repos["datasets/me/parts"], place.meta("datasets/me/parts")
@@ -220,6 +222,7 @@ def test_private_and_public(place, before, option, after):
         assert [line.rpartition("/")[2] for line in lines] == (["settings", "main"] if after else ["main", "settings"])
 
 
+@pytest.mark.slow
 def test_a_pull_request_needs_no_right_to_write(place):
     place.hub.push("models/me/model", {"config.json": b"old"})
     told = place.run("publish", "models/whole", "--repo", "me/model", "--pr", HF_TOKEN=READER)
@@ -398,6 +401,7 @@ def test_a_source_has_no_card(project):
     assert result.code == 1 and "no rule has made data.jsonl" in result.output
 
 
+@pytest.mark.slow
 def test_adapters_go_alone_or_merged_with_their_results(project):
     project.ddfile("""
         base = rows("data/base", values=[{"q": f"say {n}", "a": f"{n}"} for n in range(8)])

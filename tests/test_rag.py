@@ -33,6 +33,7 @@ def test_the_nearest_texts_are_shown_and_an_answer_is_added(project, letters):  
     assert project.run("-n").verdicts() == {}
 
 
+@pytest.mark.slow
 def test_sources_are_what_was_shown(project, letters):  # noqa: F811
     rule = f'llm=llm("echo"), embedder=e, k=3, sources=True, prompt={SHOWN!r}'
     rows = made(project, letters, rule + ', id="name"')

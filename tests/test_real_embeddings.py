@@ -25,6 +25,7 @@ DDFILE = f"""
 """
 
 
+@pytest.mark.slow
 def test_vectors_are_the_librarys_own_and_neighbours_make_sense(project):
     from sentence_transformers import SentenceTransformer
 

@@ -57,6 +57,7 @@ EDITS = {  # name: (file, old, new, the recipes whose code changes)
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EDITS)
 def test_an_edit_changes_what_it_reaches(package, name):
     path, old, new, changed = EDITS[name]

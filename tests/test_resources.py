@@ -134,6 +134,7 @@ def flaky():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how, more", [
     ("raise OSError('no luck')", ""),
     ("os.kill(os.getpid(), signal.SIGKILL)", ""),

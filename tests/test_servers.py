@@ -95,6 +95,7 @@ def test_what_is_known_starts_no_server(project, fake):
     assert len(starts(project)) == 1
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_is_started_once_more_and_nothing_is_lost(project, fake):
     ddfile(project, ", flags={'dies': 20}", n=60)
     project.make()
@@ -102,6 +103,7 @@ def test_a_server_that_dies_is_started_once_more_and_nothing_is_lost(project, fa
     assert gone(*starts(project)), "what the first one left behind, too"
 
 
+@pytest.mark.slow
 def test_a_death_of_our_own_server_is_no_try(project, fake):
     ddfile(project, ", flags={'dies': 20}, retries=0", n=60)
     project.make()
@@ -430,6 +432,7 @@ def test_a_limit_that_is_none(project, fake, monkeypatch, said):
 
 # --- a real one -----------------------------------------------------------------------------------------------------------
 
+@pytest.mark.slow
 @pytest.mark.skipif(not find_spec("fastapi") or not find_spec("uvicorn"), reason="transformers serve needs fastapi and uvicorn")
 def test_transformers_serve(project):
     """Its gaps are closed: a temperature draws, a seed holds for its row, a stop string ends the answer, a schema is put in words."""

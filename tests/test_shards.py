@@ -109,6 +109,7 @@ def asked(project) -> set[tuple]:
         return set(db.execute("SELECT key, answer, request, rule FROM calls"))
 
 
+@pytest.mark.slow
 def test_rules_in_shards_make_what_they_make_in_one_piece(project, elsewhere, tmp_path_factory):
     whole = Project(tmp_path_factory.mktemp("whole"))
     for one in (whole, project):
@@ -151,6 +152,7 @@ def failing(bad: tuple[int, ...], act: str, retries: int = 0) -> str:
     return FAILING.replace("BAD", repr(bad)).replace("ACT", act).replace("RETRIES", f", retries={retries}" if retries else "")
 
 
+@pytest.mark.slow
 def test_a_shard_that_fails_fails_the_rule_once_the_others_have_ended_and_is_all_that_is_made_again(project, elsewhere):
     project.ddfile(failing((3, 7), "raise ValueError('odd')"))
     told = project.run("-k", *AWAY)
@@ -167,6 +169,7 @@ def test_a_shard_that_fails_fails_the_rule_once_the_others_have_ended_and_is_all
     assert sorted((project.root / "ran").read_text().split()) == list("01234567")
 
 
+@pytest.mark.slow
 def test_force_makes_all_shards_again(project, elsewhere):
     project.ddfile(failing((3,), "raise ValueError('odd')"))
     project.run("-k", *AWAY)
@@ -175,6 +178,7 @@ def test_force_makes_all_shards_again(project, elsewhere):
     assert len([one for one in elsewhere[1].tasks if "-of-" in one.name]) == 4
 
 
+@pytest.mark.slow
 def test_a_shard_is_tried_again_by_itself(project, elsewhere):
     act = "Path('mended').touch() or os.kill(os.getpid(), 9)"
     project.ddfile(failing((3,), act, retries=1))
@@ -284,6 +288,7 @@ def ran(project) -> dict[str, list[str]]:
     return {file.name[4:]: file.read_text().split() for file in project.root.glob("ran-*")}
 
 
+@pytest.mark.slow
 def test_shards_of_a_head_that_was_killed_are_taken_up_by_the_next(project, cluster):
     project.ddfile(ON_NODES)
     with project.command("--executor", "slurm") as head:

@@ -157,6 +157,7 @@ def gpu(rows, output):
 """
 
 
+@pytest.mark.slow
 def test_a_workflow_is_made_on_nodes_as_it_is_here(project, cluster, service, tmp_path_factory):
     targets = ("all", "where/there.json", f"url={service.url}")
     local = Project(tmp_path_factory.mktemp("local")).ddfile(FLOW)
@@ -348,6 +349,7 @@ def test_a_queue_that_tells_nothing_is_no_end_of_a_job(project, spy, quick, monk
     assert runs(project) == {"0": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", ["sleep 30", "echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation' >&2; exit 1"])
 def test_a_job_that_was_submitted_though_sbatch_did_not_say_so_is_found(project, spy, quick, monkeypatch, after):
     sbatch = spy("sbatch")
@@ -368,6 +370,7 @@ def test_a_job_that_was_not_submitted_is_submitted_again(project, spy, quick):
     assert runs(project) == {"0": 1} and len(sbatch.calls) == 3
 
 
+@pytest.mark.slow
 def test_a_head_that_is_killed_is_followed_by_one_that_listens_on(project, spy):
     sbatch = spy("sbatch")
     project.ddfile(many(3, wait="go"))
@@ -398,6 +401,7 @@ def test_what_ended_while_nobody_listened_is_heard_of(project, spy):
     assert not list((project.root / ".ddmake/slurm").iterdir())
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_jobs_to_a_later_head(project, spy):
     sbatch = spy("sbatch")
     project.ddfile(many(3, wait="go"))

@@ -220,6 +220,7 @@ print((max(peak, held()) - before) // 1000)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells how much memory a process holds")
 @pytest.mark.parametrize("kind", WRITE)
 def test_a_source_is_read_in_bounded_memory(tmp_path, kind):
@@ -249,6 +250,7 @@ STREAMED = {  # arguments of hub: its rows, or what is told
 }
 
 
+@pytest.mark.slow
 def test_rows_of_the_hub_are_streamed(project):
     """From the pinned commit, and no more files than the rows are in."""
     hub = FakeHub()

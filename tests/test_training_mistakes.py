@@ -212,6 +212,7 @@ def test_rows_that_nothing_can_be_learned_of_are_refused(row, said):
         shown.parts(Dataset.from_list([first, {**first, **row}]))
 
 
+@pytest.mark.slow
 def test_one_step_learns_and_the_summary_tells_how_well(project):
     """The line of a training has what it is on held-out rows, and else on its own."""
     project.ddfile(f"""

@@ -13,6 +13,7 @@ ROWS = """
 """
 
 
+@pytest.mark.slow
 def test_a_prompt_that_is_too_long_fails_its_row_and_is_named(project):
     result = project.ddfile(ROWS % ("", "keep")).make()
     assert "2 failed" in result.output and "the model takes 1024" in result.output
@@ -21,11 +22,13 @@ def test_a_prompt_that_is_too_long_fails_its_row_and_is_named(project):
     assert "prompt has" in failed
 
 
+@pytest.mark.slow
 def test_or_is_left_out(project):
     project.ddfile(ROWS % ("", "drop")).make()
     assert [row["text"] for row in project.rows("o")] == ["short"]
 
 
+@pytest.mark.slow
 def test_or_its_end_is_cut_and_the_log_says_so(project):
     project.ddfile(ROWS % ("", "keep")).make()
     short = project.rows("o")[2]["said"]

@@ -89,6 +89,7 @@ binarize("none", rows.filter(lambda row: row["case"] == "all alike"), answers=["
     assert found == {case: pair for case, (_, pair) in PAIRED.items() if pair} and project.rows("none") == []
 
 
+@pytest.mark.slow
 def test_the_pipeline_makes_each_stage_a_target_of_its_own(project, service):
     service.fail(0, sign=True)
     text = f"""
@@ -127,6 +128,7 @@ def anthropic():
     loop.close()
 
 
+@pytest.mark.slow
 def test_the_project_from_three_providers_to_pairs(project, service, anthropic, monkeypatch):
     """Models by their own providers' wire formats; the toy rates, and judges the pairs, by chance."""
     shutil.copytree(EXAMPLE, project.root, dirs_exist_ok=True)

@@ -201,6 +201,7 @@ def test_a_fork_that_comes_back_does_nothing(project):
     assert project.lines("b.jsonl") == [{"x": 2}]
 
 
+@pytest.mark.slow
 def test_a_local_model_is_loaded_once_and_drawn_from_by_each_llm(project):
     project.ddfile("""
         import os
@@ -332,6 +333,7 @@ choose("models/none", {"data": data}, jsonl("scores", "scores.jsonl"), metric="s
 """
 
 
+@pytest.mark.slow
 def test_a_second_training_finds_a_warm_process_and_makes_the_same_model(project, tmp_path, started):
     """The first is another technique in another precision, and of what it held nothing is left."""
     from conftest import Project
