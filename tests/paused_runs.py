@@ -15,7 +15,7 @@ import process_runs
 import small_models
 from training_runs import child
 
-from ddmake.trainers import checkpoints, common, pausing
+from ddmake.trainers import checkpoints, common, warned
 from ddmake.trainers.launch import launch
 from ddmake.trainers.pausing import Paused
 from ddmake.trainers.rewards import Task
@@ -45,7 +45,7 @@ def fit(kind: str, name: str, warned_at: float = 2.0, **changes: Any) -> None:
             warning.touch()
 
     def work() -> None:
-        os.environ[pausing.WARNED] = str(warning.resolve())
+        os.environ[warned.WARNED] = str(warning.resolve())
         kept = Path(f"{name}.checkpoints")
         kept.mkdir(exist_ok=True)
         try:
@@ -67,7 +67,7 @@ def both(kind: str, name: str, **changes: Any) -> None:
 def too_late() -> None:
     """Begin a training whose time is over before it has taken a step."""
     Path("late.now").touch()
-    os.environ[pausing.WARNED] = str(Path("late.now").resolve())
+    os.environ[warned.WARNED] = str(Path("late.now").resolve())
     for kind in ("causal", "ppo"):
         Path(f"late-{kind}.checkpoints").mkdir()
         rows, held = given(kind)

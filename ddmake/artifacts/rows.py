@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import numpy as np
 import pyarrow as pa
 
 from ddmake.ddfile.structure import Kind
@@ -21,7 +22,8 @@ from ddmake.errors import DdmakeError, NoRows, RecipeFailed
 if TYPE_CHECKING:
     from datasets import Dataset
 
-FEW = 100_000  # rows up to which it isn't worth while to import pandas, as pyarrow does, for a column of texts
+NUMBERS: dict[Any, type] = {int: np.int64, float: np.float64}
+FEW = 100_000  # rows up to which it isn't worth while to import pandas, as pyarrow does, for a column of texts or numbers
 BATCH = 1000  # rows held in memory at once
 BYTES = (pa.binary(), pa.large_binary())
 
@@ -188,8 +190,8 @@ def _batch(rows: list[dict[str, Any]], first: int) -> pa.RecordBatch:
 def array(name: str, values: list[Any], first: int) -> pa.Array:
     """Return a column's values from row `first` on as an array of the type that holds them, or raise RecipeFailed."""
     plain = [str(v) if isinstance(v, str) else v for v in values]
-    if (texts := _texts(plain, first)) is not None:
-        return texts
+    if (quick := _texts(plain, first)) is not None or (quick := _numbers(plain, first)) is not None:
+        return quick
     if {datetime.date, datetime.datetime} <= {type(v) for v in values}:
         raise RecipeFailed(f"column {name!r} from row {first} on mixes dates with dates and times; one would lose its time")
     try:
@@ -227,6 +229,19 @@ def _texts(values: list[Any], first: int) -> pa.Array | None:
     except UnicodeEncodeError:
         return None
     return builder.finish()
+
+
+def _numbers(values: list[Any], first: int) -> pa.Array | None:
+    """Return a column of numbers of one kind, for the same reason; None for any other, and one that 64 bits don't hold."""
+    kinds = set(map(type, values))
+    kind = NUMBERS.get(next(iter(kinds), None)) if len(kinds) == 1 else None
+    if "pandas" in sys.modules or first >= FEW or kind is None:
+        return None
+    try:
+        numbers = np.array(values, kind)
+    except OverflowError:
+        return None
+    return pa.Array.from_buffers(pa.from_numpy_dtype(kind), len(values), [None, pa.py_buffer(numbers)])
 
 
 def typed(name: str, values: list[Any], kind: Kind, first: int) -> pa.Array:

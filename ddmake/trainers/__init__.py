@@ -6,7 +6,8 @@ evaluation (`best`), what is watched (`watching`), a base in fewer bits (`quanti
 (`tracking`), `samples`. `merging` makes an adapter and its base one.
 
 `launch` runs any of them in one process or in many, `ranks` has what a trainer does as one of several, `warm` lets one process
-train more than once. `pausing` breaks one off before its time on a machine is over, `claims` has whose its checkpoints are.
+train more than once. `pausing` breaks one off that is `warned`, before its time on a machine is over, `claims` has whose its
+checkpoints are.
 
 Each has one function, `train(rows, validation, settings, output, checkpoints, progress)`, which returns the metrics.
 """

@@ -26,8 +26,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ddmake.errors import DdmakeError
 from ddmake.fingerprint import hashes
 from ddmake.trainers.claims import claim, need_own
-from ddmake.trainers.pausing import WARNED, Paused, warned
+from ddmake.trainers.pausing import Paused
 from ddmake.trainers.ranks import all_here
+from ddmake.trainers.warned import WARNED, warned
 
 SEAL = "COMPLETE"
 BEST = "best.safetensors"  # the weights of the best evaluation so far, beside the checkpoints and in each

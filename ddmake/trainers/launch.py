@@ -41,7 +41,7 @@ LOADED = "DDMAKE_LOADED"  # the Ddfile that this job is of, and its knobs
 MACHINES = "DDMAKE_MACHINES"  # on which the job is done at the same time, where there are several: `Machines`
 LOOK = 0.1  # seconds between two looks at the processes
 GRACE = 10  # seconds that they have to end
-WORD = 3.0  # seconds in which another machine may tell why it failed
+WORD = 20.0  # seconds in which another machine may tell why it failed
 
 Train = Callable[..., dict[str, float]]
 

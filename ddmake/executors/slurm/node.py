@@ -21,7 +21,7 @@ from ddmake.executors.machine import this_machine
 from ddmake.executors.slurm import waves
 from ddmake.executors.slurm.several import Step, with_others
 from ddmake.executors.slurm.waves import Wave
-from ddmake.trainers.pausing import WARNED
+from ddmake.trainers.warned import WARNED
 
 LOOK = 1.0  # seconds between two looks at what the worker says
 TELL = 2.0  # seconds between two tellings of progress
