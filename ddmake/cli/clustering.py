@@ -13,6 +13,7 @@ from ddmake.executors.slurm.detaching import heads
 from ddmake.executors.slurm.waves import Wave
 from ddmake.store import FOLDER
 
+NOTHING = "Nothing of this project is on a cluster."
 SHOWN = 5  # targets of a wave that are named
 
 
@@ -20,10 +21,10 @@ def status(file: Path) -> int:
     """Print what of a project is on the cluster."""
     store = _store(file)
     found, known = list(waves.every(store)), heads(store)
-    if not found and not known:
-        click.echo("Nothing of this project is on a cluster.")
+    queue = _queue(Commands()) if found or known else {}
+    if not found and (queue == {} or queue is not None and not any(head in queue for head in known)):
+        click.echo(NOTHING)
         return 0
-    queue = _queue(Commands())
     for head in known:
         state = (queue or {}).get(head)
         if state is not None:
