@@ -204,7 +204,7 @@ class _Answers:
 
     def _columns(self, answers: list[Any], first: int) -> dict[str, "pa.Array"]:
         """Return the columns that answers make, by name."""
-        from ddmake.artifacts.rows import typed
+        from ddmake.artifacts.arrays import typed
 
         names, width = self.taking.columns, len(self.taking.columns)
         found: dict[str, pa.Array] = {}
@@ -217,7 +217,7 @@ class _Answers:
 
     def _values(self, name: str, answers: list[Any], first: int) -> dict[str, "pa.Array"]:
         """Return the columns that one draw of each row makes."""
-        from ddmake.artifacts.rows import array, typed
+        from ddmake.artifacts.arrays import array, typed
 
         values = [None if answer.wrong is not None else answer.value for answer in answers]
         if self.taking.parse is None:

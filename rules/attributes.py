@@ -138,7 +138,7 @@ class _Combinations:
     @cached_property
     def _values(self) -> dict[str, "pa.Array"]:
         """Return the values of each attribute, in the type that holds them all: of a dict's lists, or of all combinations."""
-        from ddmake.artifacts.rows import array
+        from ddmake.artifacts.arrays import array
 
         given = self.attributes
         return {name: array(name, list(given[name]) if isinstance(given, Mapping) else [one[name] for one in given], 0)

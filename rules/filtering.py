@@ -177,7 +177,7 @@ def _gathered(rows: Any, numbers: Sequence[int]) -> "pa.RecordBatch":
 
 def _columns(told: Sequence[Mapping[str, Any]], arguments: Arguments, kind: str) -> dict[str, "pa.Array"]:
     """Return the columns that are added to some rows."""
-    from ddmake.artifacts.rows import typed
+    from ddmake.artifacts.arrays import typed
 
     names = zip(_adds(arguments), ((SAID, kind), (SAID_META, META)))
     return {name: typed(name, [one.get(held) for one in told], of, 0) for name, (held, of) in names}

@@ -24,7 +24,8 @@ def grown(rows: Any, found: Iterable[Sequence[Mapping[str, Any]]], kinds: Mappin
 def _batches(rows: Any, found: Iterator[Sequence[Mapping[str, Any]]], kinds: Mapping[str, str]) -> Iterator[Any]:
     import pyarrow as pa
 
-    from ddmake.artifacts.rows import read, typed
+    from ddmake.artifacts.arrays import typed
+    from ddmake.artifacts.rows import read
 
     for batch in read(rows):
         its = [list(grew) for grew in islice(found, batch.num_rows)]

@@ -101,7 +101,8 @@ def make(rows: Any, judging: Judging) -> "Batches":
     """Return rows with the columns that a judge's answers make."""
     import pyarrow as pa
 
-    from ddmake.artifacts.rows import Batches, features_of, schema_of, typed
+    from ddmake.artifacts.arrays import typed
+    from ddmake.artifacts.rows import Batches, features_of, schema_of
 
     asked = [bool(judging.shows(row)) for row in each(rows, judging.looks)]
     found = answered(those(rows, asked), judging.asking(rows), judging.taking)
@@ -115,7 +116,8 @@ def _beside(rows: Any, asked: Sequence[bool], found: "Batches", judging: Judging
     """Yield batches of all rows with what was said of them; under "drop" without those of which nothing was."""
     import pyarrow.compute as pc
 
-    from ddmake.artifacts.rows import read, typed
+    from ddmake.artifacts.arrays import typed
+    from ddmake.artifacts.rows import read
 
     names = [*judging.answers, *judging.metas]
     told = (row for batch in found for row in batch.select(names).to_pylist())

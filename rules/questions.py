@@ -186,7 +186,7 @@ def _with_verdicts(rows: Any, judged: "Batches", arguments: Arguments) -> Iterat
 
 def _marked(verdicts: "pa.Array", found: list[dict[str, Any]], arguments: Arguments) -> dict[str, "pa.Array"]:
     """Return the columns that tell of verdicts."""
-    from ddmake.artifacts.rows import typed
+    from ddmake.artifacts.arrays import typed
 
     mark = arguments["mark"]
     columns = {mark: verdicts, f"{mark}_reason": typed(f"{mark}_reason", [one["reason"] for one in found], "string", 0)}

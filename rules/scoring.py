@@ -76,7 +76,8 @@ def stored(rows: Sequence[Mapping[str, Any]], scores: Iterable[str]) -> "Batches
     """Return rows as they are to be stored: scores are numbers, also where all are null."""
     import pyarrow as pa
 
-    from ddmake.artifacts.rows import Batches, array
+    from ddmake.artifacts.arrays import array
+    from ddmake.artifacts.rows import Batches
 
     columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
     arrays = {name: array(name, values, 0) for name, values in columns.items()}

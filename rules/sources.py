@@ -110,7 +110,7 @@ def _column(name: str, texts: Iterator[str], size: int) -> tuple["pa.Schema", It
     """Return texts as a column, in batches of so many."""
     import pyarrow as pa
 
-    from ddmake.artifacts.rows import array
+    from ddmake.artifacts.arrays import array
 
     schema = pa.schema([(name, pa.string())])
     pieces = iter(lambda: list(islice(texts, size)), [])

@@ -175,7 +175,7 @@ def _typed(rows: list[dict[str, Any]], first: int, schema: "pa.Schema", features
     """Return rows as a batch; what was told of a column that doesn't keep its type is told no more."""
     import pyarrow as pa
 
-    from ddmake.artifacts.rows import array
+    from ddmake.artifacts.arrays import array
 
     columns = {}
     for name in dict.fromkeys(name for row in rows for name in row):

@@ -20,7 +20,7 @@ import numpy as np
 from ddmake.backends import embedders
 from ddmake.backends.base import Answer
 from ddmake.calls.client import Remote, Wanted
-from ddmake.calls.model import Usage
+from ddmake.calls.usage import Usage
 from ddmake.ddfile.specs import Embedder
 from ddmake.errors import DdmakeError
 from ddmake.store.database import Transaction, connect, connect_to_read, told

@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 from ddmake.backends import stopping
 from ddmake.backends.base import Answer, Request
 from ddmake.calls.client import Ahead, Remote, Wanted
-from ddmake.calls.model import OpenedLLM, Usage
+from ddmake.calls.model import OpenedLLM
+from ddmake.calls.usage import Usage
 from ddmake.ddfile.asking import Prompt
 from ddmake.ddfile.specs import Mixture
 from ddmake.errors import DdmakeError

@@ -22,7 +22,8 @@ from ddmake.backends.unopened import Unopened, finder, identity_by_files
 from ddmake.calls.cache import Calls, Payer
 from ddmake.calls.client import Line, Remote
 from ddmake.calls.mixture import OpenedMixture
-from ddmake.calls.model import Manner, OpenedLLM, Usage
+from ddmake.calls.model import Manner, OpenedLLM
+from ddmake.calls.usage import Usage
 from ddmake.ddfile.inputs import ASKED, PATHS, STORED, marked
 from ddmake.ddfile.lock import MAIN, HubName
 from ddmake.ddfile.rule import Rule
