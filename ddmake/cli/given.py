@@ -1,6 +1,7 @@
 """What a Ddfile is loaded with: knobs from the command line, from `--config`, and from the last run, the first that says so."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -8,6 +9,24 @@ from typing import Any
 
 from ddmake.ddfile.config import TAKEN
 from ddmake.errors import DdfileError
+
+KNOB = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)=(.*)", re.DOTALL)
+
+
+def split_words(words: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
+    """Part targets from knobs (`n=10`). Raises DdfileError for a knob that is given twice."""
+    targets, knobs = [], {}
+    for word in words:
+        found = KNOB.fullmatch(word)
+        if word.startswith("=") or word.endswith("=") and found is None:
+            raise DdfileError("A knob is written without spaces: n=3.")
+        if found is None:
+            targets.append(word)
+        elif found[1] in knobs:
+            raise DdfileError(f"The knob {found[1]!r} is given twice.")
+        else:
+            knobs[found[1]] = found[2]
+    return targets, knobs
 
 
 def given(file: Path, typed: Mapping[str, str], into: str | None = None, config: str | None = None,

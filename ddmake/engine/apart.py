@@ -5,6 +5,7 @@ from typing import Any
 
 from ddmake.ddfile.rule import Rule
 from ddmake.engine.commit import Made, folder_of, settle
+from ddmake.errors import DdmakeError
 from ddmake.store import Store
 from ddmake.store.traces import Trace
 
@@ -15,12 +16,20 @@ def commit(store: Store, rule: Rule, told: Mapping[str, Any], anew: bool) -> Tra
     Raises DdmakeError, OSError and sqlite3's errors; it may be done again.
     """
     made = Made(**told)
-    keep_calls(store, made.key, anew)
+    _take_in(store, made.key, anew)
     return settle(store, rule, made)
 
 
-def keep_calls(store: Store, key: str, anew: bool) -> None:
-    """Take in the answers that a job has, however it ended: they are paid for."""
+def keep_calls(store: Store, key: str, anew: bool) -> str:
+    """Take in the answers that a job has which made nothing: they are paid for. Return why they can't be, "" where they were."""
+    try:
+        _take_in(store, key, anew)
+    except (DdmakeError, OSError) as error:
+        return str(error)
+    return ""
+
+
+def _take_in(store: Store, key: str, anew: bool) -> None:
     folder = folder_of(store, key)
     for room in [folder, *sorted(folder.glob("shards/*"))] if folder.is_dir() else ():
         from ddmake.calls.merging import merge  # what most runs needn't load

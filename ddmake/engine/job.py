@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ddmake.artifacts import stage
 from ddmake.calls.model import Manner
@@ -16,12 +17,11 @@ from ddmake.ddfile.inputs import GIVEN
 from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.target import Source
 from ddmake.ddfile.workflow import Workflow
-from ddmake.engine import commit, parts, recipes, repository, shards
+from ddmake.engine import commit, recipes, repository, shards
 from ddmake.engine.commit import Made, folder_of, settle
 from ddmake.engine.ingredients import Reader
 from ddmake.engine.locks import Tell, locked, names_of
 from ddmake.engine.opening import Opener, Way
-from ddmake.engine.parts import PartOpener
 from ddmake.engine.plan import Planner, digest_of
 from ddmake.engine.record import record_of
 from ddmake.engine.schema import check_opened
@@ -33,10 +33,14 @@ from ddmake.store import Store
 from ddmake.store.objects import Damaged
 from ddmake.store.traces import Trace
 
+if TYPE_CHECKING:
+    from ddmake.engine.parts import PartOpener
+
 FAILED = "failed.jsonl"  # in the scratch folder: rows without a usable answer
 
 Reload = Callable[[], Workflow]
 Hashes = Mapping[str, str]  # of files, by path
+Run = Callable[[Rule, dict[str, Any], dict[str, Any], dict[str, Path]], dict[str, int]]  # as recipes.run
 
 
 @dataclass(frozen=True)
@@ -158,6 +162,8 @@ def _make(flow: Workflow, files: Hashes, store: Store, rule: Rule, order: Order,
 def _make_part(flow: Workflow, files: Hashes, store: Store, rule: Rule, order: Order, shard: Shard, planner: Planner,
                verdict: Verdict, tell: Tell, reload: Reload) -> None:
     """Run the recipe on a shard of its input, and write down what it made, unless an earlier try got so far."""
+    from ddmake.engine.parts import PartOpener
+
     folder, started = folder_of(store, order.key), time.time()
     room = shards.room(folder, shard)
     own = room / str(order.apart)
@@ -169,7 +175,7 @@ def _make_part(flow: Workflow, files: Hashes, store: Store, rule: Rule, order: O
     way = Way(Manner(verdict.epoch, order.retry), order.caller, own / FAILED, own, room)
     opener = PartOpener(flow, store, rule, tell, way, shard)
     with _half_goes(own, {"": place}), _told_as(opener):
-        ran = _run(rule, {"": place}, room / "checkpoints", opener)
+        ran = _run(rule, {"": place}, room / "checkpoints", opener, partial(_run_part, opener))
     if _changed(flow, files, store, rule, planner):
         _check_again(reload, store, rule, order.key)
     there, (given, columns) = place.exists(), ran.given or (0, [])
@@ -181,16 +187,18 @@ def _make_part(flow: Workflow, files: Hashes, store: Store, rule: Rule, order: O
 
 def _join(rule: Rule, folder: Path, of: int, scratch: dict[str, Path], lost: Path) -> Ran:
     """Put the parts of a rule together, and return what running it in one piece would have told."""
+    from ddmake.engine.parts import join
+
     there = shards.found(folder, of)
     if len(there) < of:
         raise PlanAgain(f"{rule.label}: {of - len(there)} of its {of} shards have gone. Run ddmake again.")
     made = [there[number] for number in range(of)]
-    record, count = parts.join(rule, made, scratch[""], lost)
+    record, count = join(rule, made, scratch[""], lost)
     return Ran(record.pop("usage"), (sum(part.given for part in made), made[0].columns), {"": count}, record)
 
 
 @contextmanager
-def _told_as(opener: PartOpener) -> Iterator[None]:
+def _told_as(opener: "PartOpener") -> Iterator[None]:
     """Have a failure say of which shard it is."""
     try:
         yield
@@ -215,7 +223,7 @@ def _half_goes(folder: Path, scratch: dict[str, Path]) -> Iterator[None]:
         raise
 
 
-def _run(rule: Rule, scratch: dict[str, Path], checkpoints: Path, opener: Opener) -> Ran:
+def _run(rule: Rule, scratch: dict[str, Path], checkpoints: Path, opener: Opener, run: Run = recipes.run) -> Ran:
     """Run the recipe on its opened inputs."""
     given, process = dict(zip(GIVEN, (None, checkpoints, opener.tell))), os.getpid()
     if "checkpoints" in rule.recipe.signature.parameters:
@@ -223,8 +231,7 @@ def _run(rule: Rule, scratch: dict[str, Path], checkpoints: Path, opener: Opener
     try:
         opened = opener.given()
         check_opened(rule, opened)
-        counts = _part_of(rule, opened, given, scratch, opener) if isinstance(opener, PartOpener) else \
-            recipes.run(rule, opened, given, scratch)
+        counts = run(rule, opened, given, scratch)
     finally:
         opener.close()
     if os.getpid() != process:
@@ -235,8 +242,8 @@ def _run(rule: Rule, scratch: dict[str, Path], checkpoints: Path, opener: Opener
     return Ran(usage, (len(rows[0]), list(rows[0].column_names)) if len(rows) == 1 else None, counts)
 
 
-def _part_of(rule: Rule, opened: dict[str, Any], given: dict[str, Any], scratch: dict[str, Path],
-             opener: PartOpener) -> dict[str, int]:
+def _run_part(opener: "PartOpener", rule: Rule, opened: dict[str, Any], given: dict[str, Any],
+              scratch: dict[str, Path]) -> dict[str, int]:
     """Run the recipe on a shard's rows, of which there may be none, and which may come to nothing."""
     if not opener.range and opener.shard[0] > 0:  # the first one says what comes of no rows
         return {}

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ddmake.artifacts import rows
 from ddmake.backends.stopping import Stopped
 from ddmake.ddfile.inputs import GIVEN
 from ddmake.ddfile.rule import Rule
@@ -79,6 +78,8 @@ def _write_parts(result: Any, outputs: dict[str, Path]) -> dict[str, int | None]
 
 def _write(result: Any, to: Path) -> int | None:
     """Write rows or a Dataset at a path, and return how many rows were counted."""
+    from ddmake.artifacts import rows  # a fifth of a second, which a recipe that fills its output doesn't need
+
     if type(result).__module__.startswith("datasets.") and not suffix(to) and hasattr(result, "save_to_disk"):
         rows.write_dataset(result, to)
         return None

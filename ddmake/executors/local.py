@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ddmake.executors.base import Ended, Needs, Task, Told
 from ddmake.executors.machine import Machine, Room
+from ddmake.executors.processes import Start, spawned
 from ddmake.executors.worker import Worker
 
 GRACE = 10.0  # seconds that a job has to stop, beyond its requests in flight
@@ -21,12 +22,15 @@ PARTING = 2.0  # seconds that idle workers have to end by themselves
 
 
 class Local:
-    """An Executor of worker processes; `slots` is how many jobs run at once, `beside` how many more that mostly wait."""
+    """An Executor of worker processes; `slots` is how many jobs run at once, `beside` how many more that mostly wait.
+
+    `start` is how a process is started.
+    """
 
     away = False
 
-    def __init__(self, slots: int, machine: Machine, beside: int = 0):
-        self.slots = slots + beside
+    def __init__(self, slots: int, machine: Machine, beside: int = 0, start: Start = spawned):
+        self.slots, self._start = slots + beside, start
         self._room = Room(machine, slots, beside)
         self._workers: list[Worker] = []
         self._leaving: list[Worker] = []
@@ -108,7 +112,7 @@ class Local:
             return taken
         if len(self._workers) >= self.slots:
             self._dismiss(idle[:1])
-        worker = Worker(env, task.folder, task.log)
+        worker = Worker(env, task.folder, task.log, self._start)
         self._workers.append(worker)
         self._ears.register(worker.answers, selectors.EVENT_READ, worker)
         return worker

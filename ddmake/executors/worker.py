@@ -8,15 +8,12 @@ all that its jobs start.
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from ddmake.executors.base import Task
-
-COMMAND = [sys.executable, "-m", "ddmake"]
+from ddmake.executors.processes import Start, spawned
 
 
 def _opened(log: Path) -> IO[bytes]:
@@ -31,7 +28,7 @@ def _opened(log: Path) -> IO[bytes]:
 class Worker:
     """A process with one environment, and what it does at the moment."""
 
-    def __init__(self, env: Mapping[str, str], folder: Path, log: Path):
+    def __init__(self, env: Mapping[str, str], folder: Path, log: Path, start: Start = spawned):
         self.env = dict(env)  # what was added to the head's own
         self.task: Task | None = None
         self.models: frozenset[str] = frozenset()  # that it was asked to load; it keeps those that it has memory for
@@ -43,10 +40,8 @@ class Worker:
         self.late = False
         self._heard = b""
         with _opened(log) as errors:  # where a worker that can't even start says why
-            self.process = subprocess.Popen([*COMMAND, "worker"], cwd=folder, env={**os.environ, **env}, stdin=subprocess.PIPE,
-                                            stdout=subprocess.PIPE, stderr=errors, bufsize=0, start_new_session=True)
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self._tell, self.answers = self.process.stdin, self.process.stdout.fileno()
+            self.process, self._tell, self._said = start(env, folder, errors)
+        self.answers = self._said.fileno()
         os.set_blocking(self.answers, False)
 
     def give(self, task: Task) -> None:
@@ -90,6 +85,5 @@ class Worker:
         self.signal(signal.SIGKILL)
         code = self.process.wait()
         self._tell.close()
-        if self.process.stdout:
-            self.process.stdout.close()
+        self._said.close()
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

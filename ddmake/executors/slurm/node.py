@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from ddmake.executors.base import Ended, Task
 from ddmake.executors.local import Local
 from ddmake.executors.machine import this_machine
+from ddmake.executors.processes import forked
 from ddmake.executors.slurm import waves
 from ddmake.executors.slurm.several import Step, with_others
 from ddmake.executors.slurm.waves import Wave
@@ -32,9 +33,12 @@ KILLED = 137  # what a shell makes of that
 
 def serve(folder: Path) -> int:
     """Do jobs of a wave until none is left, and return the exit code."""
-    wave, number = waves.read(folder), int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
+    try:
+        wave, number = waves.read(folder), int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
+    except FileNotFoundError:
+        return 0  # the others have done all that was to be done, and the head has cleared it away
     me = {"task": number, "node": os.environ.get("SLURMD_NODENAME") or socket.gethostname(), "pid": os.getpid()}
-    local = Local(1, this_machine())
+    local = Local(1, this_machine(), start=forked)
     try:
         return 0 if all(_do(wave, job, local) for job in _mine(wave, number) if wave.take(job, me)) else KILLED
     except FileNotFoundError:
