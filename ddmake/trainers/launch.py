@@ -41,6 +41,7 @@ LOADED = "DDMAKE_LOADED"  # the Ddfile that this job is of, and its knobs
 MACHINES = "DDMAKE_MACHINES"  # on which the job is done at the same time, where there are several: `Machines`
 LOOK = 0.1  # seconds between two looks at the processes
 GRACE = 10  # seconds that they have to end
+AFTER = 1.0  # seconds that a process which fails stays on: one that was killed, for want of which it does, is seen first then
 WORD = 20.0  # seconds in which another machine may tell why it failed
 
 Train = Callable[..., dict[str, float]]
@@ -151,6 +152,7 @@ def _rank(ddfile: Ddfile, work: Work, folder: Path, writer: connection.Connectio
     except BaseException as error:
         _note(error, folder, rank)
         sys.stderr.flush()
+        time.sleep(AFTER)
         os._exit(1)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
