@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 DDFILE = """\
@@ -30,6 +31,15 @@ for number in range(cfg.n):
 """
 RAW = "import os, sys; open(os.path.join(sys.argv[1], os.environ['SLURM_ARRAY_TASK_ID']), 'w').write('{}')"
 COUNTER = '#!/bin/sh\necho "$(basename "$0")" >> {log}\nexec {real} "$@"\n'
+FILES = """\
+from ddmake import *
+
+cfg = config(n=1, slow=0)
+for number in range(cfg.n):
+    @step(f"data/{number}.txt", number=number)
+    def one(output, *, number):
+        output.write_text(str(number))
+"""
 COMMANDS = ("sbatch", "squeue", "scontrol", "sacct", "scancel")
 
 
@@ -39,7 +49,7 @@ def cpu() -> float:
     return (ticks[0] + ticks[1] + ticks[2]) / os.sysconf("SC_CLK_TCK")
 
 
-def measured(what: str, count: int, do: Callable[[], None]) -> tuple[float, float]:
+def measured(what: str, count: int, do: Callable[[], object]) -> tuple[float, float]:
     """Do something, and print and return the seconds and the CPU seconds that it took."""
     began, used = time.perf_counter(), cpu()
     do()
@@ -58,10 +68,10 @@ def raw(count: int) -> None:
             time.sleep(0.1)
 
 
-def project(folder: Path, pack: bool) -> Path:
+def project(folder: Path, pack: bool, rules: str = DDFILE) -> Path:
     """Write a project of jobs that do nothing."""
     folder.mkdir()
-    (folder / "Ddfile").write_text(DDFILE)
+    (folder / "Ddfile").write_text(rules)
     (folder / "pyproject.toml").write_text(f"[tool.ddmake.slurm]\npack = {str(pack).lower()}\n")
     return folder
 
@@ -86,20 +96,28 @@ def counted(folder: Path) -> tuple[dict[str, str], Path]:
     return {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}, log
 
 
+def _begun(folder: Path) -> int:
+    """Return how many jobs of a project's nodes have begun, by their logs."""
+    return sum(1 for _ in (folder / ".ddmake" / "logs").rglob("*.log"))
+
+
 def taken_up(folder: Path, count: int) -> None:
     """Kill a head whose jobs are on the cluster, and time how long another takes until it listens to them."""
-    command = [sys.executable, "-m", "ddmake", "--executor", "slurm", f"n={count}", "slow=3"]
+    command = [sys.executable, "-m", "ddmake", "--executor", "slurm", f"n={count}", "slow=90"]
     head = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
     while head.stdout and f"making data/{count - 1}\n" != head.stdout.readline():
         pass
-    time.sleep(2)
+    begun = -1
+    while begun < (begun := _begun(folder)):  # tasks that start would share the head's cores, where the nodes are this machine
+        time.sleep(5)
     head.send_signal(signal.SIGKILL)
     head.wait()
     began = time.perf_counter()
     head = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
     while head.stdout and f"making data/{count - 1}\n" != head.stdout.readline():
         pass
-    print(f"{'taken up again':<34}{count:>6} {time.perf_counter() - began:8.1f} s, start included", flush=True)
+    spent = sum(map(int, Path(f"/proc/{head.pid}/stat").read_text().split()[13:15])) / os.sysconf("SC_CLK_TCK")
+    print(f"{'taken up again':<34}{count:>6} {time.perf_counter() - began:8.2f} s {spent:8.2f} CPU-s, start included", flush=True)
     head.send_signal(signal.SIGKILL)
     head.wait()
     subprocess.run([sys.executable, "-m", "ddmake", "cancel"], cwd=folder, capture_output=True)
@@ -130,12 +148,13 @@ def main() -> None:
         root = Path(place)
         packed, single = project(root / "packed", True), project(root / "single", False)
         ddmake(packed, "n=1")  # what is cold becomes warm
-        measured("ddmake, one job", 1, lambda: ddmake(packed, "n=1", "--force", "data/0") and None)
+        measured("ddmake, one job", 1, lambda: ddmake(packed, "n=1", "--force", "data/0"))
         measured("raw array", given.jobs, lambda: raw(given.jobs))
-        measured("ddmake, packed", given.jobs, lambda: ddmake(packed, f"n={given.jobs}") and None)
+        measured("ddmake, packed", given.jobs, lambda: ddmake(packed, f"n={given.jobs}"))
         _, bare = measured("raw array", given.unpacked, lambda: raw(given.unpacked))
-        _, ours = measured("ddmake, a task a job", given.unpacked, lambda: ddmake(single, f"n={given.unpacked}") and None)
-        print(f"{'a task above the raw array':<34}{'':>6} {(ours - bare) / given.unpacked:8.2f} CPU-s", flush=True)
+        for what, folder in (("a file each", project(root / "files", False, FILES)), ("a row each", single)):
+            _, ours = measured(f"ddmake, a task a job, {what}", given.unpacked, partial(ddmake, folder, f"n={given.unpacked}"))
+            print(f"{'a task above the raw array':<34}{'':>6} {(ours - bare) / given.unpacked:8.2f} CPU-s", flush=True)
         env, log = counted(root)
         began = time.perf_counter()
         ddmake(project(root / "waiting", True), "n=64", "slow=60", env=env)

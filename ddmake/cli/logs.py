@@ -78,8 +78,18 @@ def _target(store: Store, label: str, number: int | None, every: bool, as_json: 
         return 0
     if found and number is None:
         click.echo("\n".join([*_table(found if every else found[:SHOWN]), *_more(len(found), every), ""]))
-    click.echo(f"{text}:\n{_read(text).rstrip() or '(it printed nothing)'}" if text else "Its log is gone.")
+    told = [(log, _read(log).rstrip()) for log in _of_its_shards(text, logs)] if text else []
+    for log, printed in [one for one in told if one[1]] or told[-1:]:
+        click.echo(f"{log}:\n{printed or '(it printed nothing)'}")
+    if text is None:
+        click.echo("Its log is gone.")
     return 0
+
+
+def _of_its_shards(log: Path, logs: Sequence[Path]) -> list[Path]:
+    """Return the logs of a job that was cut into shards, all of which begin with when it was started and its key."""
+    start = "-".join(log.stem.split("-")[:3])
+    return [one for one in logs if one.stem == start or one.stem.startswith(f"{start}-")] or [log]
 
 
 def _results(store: Store, label: str) -> list[Result]:

@@ -21,7 +21,6 @@ from ddmake.cli.options import (
     looking,
     lying,
     quiet_exit,
-    split_words,
     words_argument,
     yes_option,
 )
@@ -159,10 +158,10 @@ for command in (job, worker, publish, pack, unpack, diff):
 @words_argument
 def make(file: str, words: tuple[str, ...], into: str | None, config: str | None, last: bool, only: bool, until: tuple[str, ...],
          force: bool, resample: bool, retry_failed: bool, restore: bool, adopt: bool, executor: str, slurm: tuple[str, ...],
-         profile: Path | None, **asked: Any) -> None:
+         profile: Path | None, detach: bool, **asked: Any) -> None:
     """Make targets: all of them, or those named."""
     from ddmake.cli import making
-    from ddmake.cli.given import given
+    from ddmake.cli.given import given, split_words
 
     targets, typed = split_words(words)
     if only and not targets:
@@ -170,7 +169,7 @@ def make(file: str, words: tuple[str, ...], into: str | None, config: str | None
     knobs = given(Path(file), typed, into, config, last)
     edited = _one_of(tell=True, restore=restore, adopt=adopt)
     wishes = making.Wishes(only, until, force, resample, retry_failed, edited)
-    where = making.Where(executor, slurm, profile.absolute() if profile else None)
+    where = making.Where(executor, slurm, profile.absolute() if profile else None, detach)
     quiet_exit(making.make(Path(file), targets, knobs, making.Asked(wishes=wishes, where=where, **asked)))
 
 

@@ -20,7 +20,7 @@ from ddmake.ddfile import facts
 from ddmake.ddfile.load import load
 from ddmake.ddfile.rule import Rule
 from ddmake.ddfile.workflow import Workflow
-from ddmake.engine import hub, resources
+from ddmake.engine import heads, hub, resources
 from ddmake.engine.estimate import estimates
 from ddmake.engine.plan import Planner
 from ddmake.engine.run import Done, Run
@@ -49,7 +49,6 @@ class Asked:
     max_cost: float | None = None
     frozen: bool = False
     where: Where = Where()
-    detach: bool = False
 
 
 def make(file: Path, targets: list[str], knobs: dict[str, str], asked: Asked) -> int:
@@ -82,6 +81,7 @@ def _make(file: Path, targets: list[str], knobs: dict[str, str], asked: Asked) -
 
             frozen.check(flow, store, plan)
         if not asked.dry_run:
+            executing.check_alone(asked.where, store, plan)
             hub.keep(flow, [verdict.rule for verdict in plan.todo])
             said.keep(store.traces.db, flow.file.name, flow.into, facts.told(flow))
         if asked.dry_run:
@@ -94,12 +94,15 @@ def _make(file: Path, targets: list[str], knobs: dict[str, str], asked: Asked) -
 
                 for line in announced(store, plan):
                     click.echo(line)
-        elif asked.detach:
+            for line in () if asked.as_json else executing.left(store):
+                click.echo(line)
+        elif asked.where.detach:
             click.echo(executing.detach(asked.where, flow.root) if plan.todo else show.nothing_to_do(flow, plan, asked.verbose))
         elif plan.todo:
             _check_asked(flow, store, plan)
             store.traces.raise_epochs(plan.epochs)
-            return _run(flow, store, planner, plan, machine, asked)
+            with heads.shown(store):
+                return _run(flow, store, planner, plan, machine, asked)
         else:
             click.echo(show.nothing_to_do(flow, plan, asked.verbose))
         return 1 if plan.edited else 0
@@ -126,7 +129,7 @@ def _run(flow: Workflow, store: Store, planner: Planner, plan: Plan, machine: Ma
     spent = _spent(store, caller, run.results, began) if caller is not None else None
     kept = _kept(flow, store, planner, run.results, began)
     click.echo(show.summary(flow, run.results, seconds, bool(stopped), spent, kept))
-    for line in executing.left(store) if stopped and asked.where.away else ():
+    for line in executing.left(store, len(stopped) > 1) if stopped and asked.where.away else ():
         click.echo(line)
     for line in room.after_run(flow, store, plan, limit):
         click.echo(line)

@@ -1,31 +1,10 @@
 """What several commands of `ddmake` are given: the options that they share, and the words after these."""
 
-import re
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
-
-from ddmake.errors import DdfileError
-
-KNOB = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)=(.*)", re.DOTALL)
-
-
-def split_words(words: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
-    """Part targets from knobs (`n=10`). Raises DdfileError for a knob that is given twice."""
-    targets, knobs = [], {}
-    for word in words:
-        found = KNOB.fullmatch(word)
-        if word.startswith("=") or word.endswith("=") and found is None:
-            raise DdfileError("A knob is written without spaces: n=3.")
-        if found is None:
-            targets.append(word)
-        elif found[1] in knobs:
-            raise DdfileError(f"The knob {found[1]!r} is given twice.")
-        else:
-            knobs[found[1]] = found[2]
-    return targets, knobs
 
 
 def quiet_exit(code: int) -> NoReturn:
@@ -63,7 +42,7 @@ def looking(command: Any) -> Any:
 
 def asked_for(file: str, words: tuple[str, ...], into: str | None, config: str | None, last: bool) -> tuple[Path, list[str], Any]:
     """Return the Ddfile, targets and knobs that a command was given."""
-    from ddmake.cli.given import given
+    from ddmake.cli.given import given, split_words
 
     targets, typed = split_words(words)
     return Path(file), targets, given(Path(file), typed, into, config, last)
@@ -71,6 +50,8 @@ def asked_for(file: str, words: tuple[str, ...], into: str | None, config: str |
 
 def lying(file: str, words: tuple[str, ...], into: str | None, config: str | None, last: bool) -> tuple[Path, list[str], str]:
     """Return the Ddfile, targets and folder that a command was given which speaks of what lies there, whatever today's knobs."""
+    from ddmake.cli.given import split_words
+
     targets, typed = split_words(words)
     if typed or config or last:
         click.echo("Knobs count for nothing here: this speaks of what lies there, whatever they were.", err=True)

@@ -14,7 +14,8 @@ import click
 from ddmake.backends.base import Answer
 from ddmake.backends.providers import is_remote
 from ddmake.calls import choice
-from ddmake.calls.model import Manner, Usage
+from ddmake.calls.model import Manner
+from ddmake.calls.usage import Usage
 from ddmake.cli.calling import dollars, paragraph
 from ddmake.cli.show import few
 from ddmake.cli.terminal import printable

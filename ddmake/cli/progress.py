@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from ddmake.calls.switch import Switch
 
 STARTING = {"make": "making", "restore": "restoring", "adopt": "adopting"}
+ALIKE = 5  # lines that one remark gets
+WAITS = "waits"  # with what the remarks of jobs begin that somebody else doesn't let start
 QUIET = ("fresh", "not run", "manual")
 ENDING = "Finishing what is in flight; Ctrl-C again stops now."
 LEAVING = "What runs on the cluster goes on, for a later ddmake to take up; Ctrl-C again within 5 s cancels it."
@@ -43,16 +46,19 @@ class Lines:
     def __init__(self, ending: str) -> None:
         self.ending = ending
         self.remarks: dict[str, str] = {}
+        self.alike: Counter[str] = Counter()  # how many jobs have had a remark
 
     def started(self, rule: Rule, word: str) -> None:
         """Print that a job starts."""
         _say(f"{STARTING[word]} {', '.join(rule.outputs.values())}")
 
     def progress(self, rule: Rule, done: int, total: int, note: str) -> None:
-        """Print a remark, once."""
+        """Print a remark, once; one that many jobs have isn't told of all of them."""
         if note and not done and not total and self.remarks.get(rule.label) != note:
             self.remarks[rule.label] = note
-            _say(f"{rule.label}: {note}")
+            self.alike[note] += 1
+            if self.alike[note] <= ALIKE:
+                _say(f"{rule.label if self.alike[note] < ALIKE else 'others, too'}: {note}")
 
     def again(self, rule: Rule, told: str) -> None:
         """Print that a job is tried again."""
@@ -121,12 +127,14 @@ class Display:
         from rich.table import Column, Table
         from rich.text import Text
 
-        yield Text(f"{self.ended_jobs} of {self.jobs} done{self._spent()}", style="bold")
+        waits = sum(told.startswith(WAITS) for _, told in self.running.values())
+        waiting = f", {waits:,} waiting" if waits else ""
+        yield Text(f"{self.ended_jobs} of {self.jobs} done{waiting}{self._spent()}", style="bold")
         if self.note:
             yield Text(self.note, style="yellow")
         rows = Table.grid(Column(no_wrap=True), Column(no_wrap=True), "", padding=(0, 2))  # notes are cut where it is narrow
         shown = max(1, options.max_height - 4)  # a cluster may run more than a screen has lines
-        for label, (since, told) in islice(self.running.items(), shown):
+        for label, (since, told) in islice(sorted(self.running.items(), key=lambda job: job[1][1].startswith(WAITS)), shown):
             passed = Text(duration(time.monotonic() - since), style="dim")
             note = Text(told, style="cyan", no_wrap=True, overflow="ellipsis")
             rows.add_row(Text("  " + shortened(label, options.max_width // 2)), passed, note)

@@ -126,9 +126,13 @@ def max_size(root: Path) -> int | None:
     if not file.is_file():
         return None
     try:
-        told = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get("ddmake", {}).get("store", {})
+        told = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DdfileError(f"pyproject.toml can't be read: {error}.") from None
+    for name in ("tool", "ddmake", "store"):
+        told = told.get(name, {})
+        if not isinstance(told, dict):
+            raise DdfileError(f"pyproject.toml: {name} is a table, as in [tool.ddmake.store].")
     for name in told:
         if name != "max_size":
             raise DdfileError(f"pyproject.toml: [tool.ddmake.store] has no {name!r}.{did_you_mean(name, ['max_size'])}")

@@ -303,7 +303,7 @@ class Run:
                 return
             del self._shards[rule]
             if whole.word == "failed":
-                apart.keep_calls(self.store, task.key, rule in self.planner.retried)
+                whole = replace(whole, told=self._with_calls(rule, task, whole.told))
             done = whole
         locks.release(self._locks.pop(rule, []))
         self._end(done)
@@ -314,11 +314,10 @@ class Run:
         if result is None and (self._stopped or ended.left):
             return Done(rule, "not run", ended.how if ended.left else "stopped")
         if result is None or result["word"] == "failed":
-            if task.apart and rule not in self._shards:
-                apart.keep_calls(self.store, task.key, rule in self.planner.retried)
-            if result is not None:
-                return Done(rule, "failed", result["told"], log=task.log, exit_code=result["exit_code"], again=result["again"])
-            return Done(rule, "failed", _lost(task.needs, rule, ended), log=task.log, exit_code=1, again=True)
+            told = result["told"] if result is not None else _lost(task.needs, rule, ended)
+            told = self._with_calls(rule, task, told) if task.apart and rule not in self._shards else told
+            code, again = (result["exit_code"], result["again"]) if result is not None else (1, True)
+            return Done(rule, "failed", told, log=task.log, exit_code=code, again=again)
         if result["word"] == "part":
             return Done(rule, "part", log=task.log)
         try:
@@ -328,6 +327,11 @@ class Run:
             return Done(rule, "failed", told, log=task.log, exit_code=1)
         self.planner.settle(Verdict(rule, "fresh", trace=trace))
         return Done(rule, result["word"], trace=trace, log=task.log)
+
+    def _with_calls(self, rule: Rule, task: Task, told: str) -> str:
+        """Take in the answers of a job that has failed, and return what is told of it, be it that they can't be."""
+        why = apart.keep_calls(self.store, task.key, rule in self.planner.retried)
+        return f"{told}; its answers can't be taken in: {why}" if why and why not in told else told
 
     def _trace(self, rule: Rule, result: Mapping[str, Any]) -> Trace:
         """Return the trace of a job that ended well; one that ran elsewhere is committed for it."""
@@ -358,17 +362,17 @@ def _more(had: Needs, short: str) -> Needs:
 def _lost(had: Needs, rule: Rule, ended: Ended) -> str:
     """Return what is said of a job that left no result."""
     if ended.short == "time":
-        limit = f"its time={rule.options.time!r}{_times(had.seconds, needs(rule).seconds)}" if had.seconds else "it may there"
+        limit = f"{_times(had.seconds, needs(rule).seconds)}its time={rule.options.time!r}" if had.seconds else "it may there"
         return f"it ran longer than {limit} and was stopped; raise `time` if it needs more"
     if ended.short == "memory":
-        limit = f"mem={rule.options.mem!r}{_times(had.memory, needs(rule).memory)}" if had.memory else "it was given"
+        limit = f"{_times(had.memory, needs(rule).memory)}mem={rule.options.mem!r}" if had.memory else "it was given"
         return f"{ended.how}it took more memory than {limit}; raise `mem`"
     return f"its process ended without a result ({ended.how})"
 
 
 def _times(had: float | None, asked: float | None) -> str:
     """Return how often what a rule asks for a job had, where it had it several times."""
-    return f" {had / asked:.0f} times" if had and asked and had > asked else ""
+    return f"{had / asked:.0f} × " if had and asked and had > asked else ""
 
 
 def _environment(rule: Rule, threads: int) -> dict[str, str]:

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from ddmake.artifacts import stage
@@ -84,12 +85,17 @@ def _baks(flow: Workflow, store: Store) -> Iterator[Loose]:
 
 def _leftovers(flow: Workflow, store: Store) -> Iterator[Loose]:
     """Yield what killed runs have left under `.ddmake`. While a job is under way, nobody can tell what is left over."""
-    rooms: dict[str, Callable[[Path], str]] = {"runs": _of_run, "scratch": _of_job(flow, store), "trash": lambda _: ""}
+    wanted = _wanted(flow, store)
+    rooms: dict[str, Callable[[Path], str]] = {"runs": _of_run, "scratch": _of_job(wanted), "trash": lambda _: ""}
     found = [(place, stays(place)) for room, stays in rooms.items() for place in _inside(store.folder / room)]
-    held = "a job is under way" if found and busy(store) else ""
-    for place, why in found:
+    there = _of_cluster(store, wanted)
+    held = "a job is under way" if found + there and busy(store) else ""
+    if any(why for _, why in there) and not held:  # jobs work there, or have left what a run is to commit
+        found = [(place, why or "jobs on a cluster may need it") for place, why in found]
+    for place, why in found + there:
         path = f"{FOLDER}/{place.parent.name}/{place.name}"
-        yield Loose(path, held or why or "left by a run that was killed", stays=bool(held or why))
+        ended = "of a head that has ended" if place.name.startswith("head-") else "left by a run that was killed"
+        yield Loose(path, held or why or ended, stays=bool(held or why))
 
 
 def _inside(folder: Path) -> list[Path]:
@@ -107,19 +113,31 @@ def _of_run(folder: Path) -> str:
     return "a run is under way"
 
 
-def _of_job(flow: Workflow, store: Store) -> Callable[[Path], str]:
+def _of_job(wanted: Callable[[str], bool]) -> Callable[[Path], str]:
     """Return what tells why a job's scratch folder has to stay: it holds work that a run would go on from."""
-    wanted: set[str] | None = None
 
     def stays(folder: Path) -> str:
-        nonlocal wanted
         held = next((name for name, where in WORK.items() if any(folder.glob(where))), None)
-        if held is None:
-            return ""
-        if wanted is None:
-            verdicts = Planner(flow, store).survey(flow.rules).verdicts
-            wanted = {str(verdict.key)[:32] for verdict in verdicts}
-        # where inputs aren't settled, any of it may prove to be what is wanted
-        return f"{held} that a run goes on from" if folder.name in wanted or "None" in wanted else ""
+        return f"{held} that a run goes on from" if held is not None and wanted(folder.name) else ""
 
     return stays
+
+
+def _of_cluster(store: Store, wanted: Callable[[str], bool]) -> list[tuple[Path, str]]:
+    """Return what heads on a cluster have left, and why it has to stay."""
+    if not (store.folder / "slurm").is_dir():
+        return []
+    from ddmake.executors.slurm.leftovers import leftovers  # what other projects needn't load
+
+    return list(leftovers(store.folder, wanted))
+
+
+def _wanted(flow: Workflow, store: Store) -> Callable[[str], bool]:
+    """Return what tells whether a run may ask for a job, by the key that it has or begins with."""
+
+    @cache
+    def keys() -> set[str]:
+        return {str(verdict.key)[:32] for verdict in Planner(flow, store).survey(flow.rules).verdicts}
+
+    # where inputs aren't settled, any of it may prove to be what is wanted
+    return lambda key: key[:32] in keys() or "None" in keys()

@@ -12,6 +12,7 @@ from types import NoneType
 NAME = re.compile(r"secret|passw|passphrase|credential|authorization|api[_-]?key|(access|auth|bearer)[_-]?token|"
                   r"(^|[_-])(api)?(key|token|pwd)([_-]|$)", re.IGNORECASE)  # of variables, arguments, knobs and flags
 CHUNK, OVERLAP = 1 << 20, 1 << 12  # bytes that are read at once, and those that the next piece begins with again
+PLACES = ("PWD", "OLDPWD")  # named alike, of the shell's: the folder that one is in, or was
 SHORTEST = 12  # characters of a variable's value: a shorter one may stand anywhere
 
 FORMS = {  # by what they begin with, which is sought first: that is far quicker than an expression
@@ -81,5 +82,6 @@ def hidden(text: str) -> str:
 
 def _of_environment() -> dict[str, bytes]:
     """Return the values of the environment variables that hold secrets by their names."""
-    found = {name: value.encode("utf-8", "surrogateescape") for name, value in os.environ.items() if NAME.search(name)}
+    found = {name: value.encode("utf-8", "surrogateescape") for name, value in os.environ.items()
+             if NAME.search(name) and name not in PLACES}
     return {name: value for name, value in found.items() if len(value) >= SHORTEST}

@@ -17,8 +17,13 @@ KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS")  # of the variables
 CHUNK = 500  # jobs that are cancelled by one command
 SMALLEST = 1001  # Slurm's own MaxArraySize
 COMMENT = "ddmake "  # before the token in a job's comment, by which it is found again
-PASSING = ("timed out", "Unable to contact slurm controller", "Connection refused", "Zero Bytes", "temporarily",
-           "Communication connection failure", "Slurm controller not respond", "backup controller")
+PASSING = ("timed out", "Unable to contact", "Connection refused", "Zero Bytes", "temporarily", "connection failure",
+           "Slurm controller not respond", "backup controller", "standby mode", "receive failure", "send failure",
+           "Unexpected message received", "authentication error", "unge ")  # munge, which signs what commands say
+FULL = re.compile(r"\b\w*(?:MaxSubmit|GrpSubmit)\w*")  # limits on how many jobs may be in the queue
+LONG = "Invalid job array specification"  # where an array is longer than it may be
+UNKNOWN = "Invalid job id"  # of a job that Slurm has forgotten
+ID = re.compile(r"^(\d+)(;\S+)?$", re.MULTILINE)  # as sbatch tells it, on a federation with its cluster, among warnings
 SPEAKER = re.compile(r"^(\w+: )?(error: )?")
 PAIR = re.compile(r"(\w+)=(\S*)")
 
@@ -35,6 +40,10 @@ class State:
 
 class NoAnswer(Exception):
     """Slurm didn't answer, or not in time."""
+
+
+class Full(Exception):
+    """No more jobs may be in the queue for now, or not so many in one array."""
 
 
 class Refused(DdmakeError):
@@ -57,9 +66,22 @@ class Commands:
         return max(1, int(found[1]) - 1) if found else SMALLEST - 1
 
     def submit(self, options: Sequence[str], script: str) -> str:
-        """Submit a script, and return the job's id. Raises NoAnswer, after which it may run all the same, and Refused."""
-        told = self._ask("sbatch", "--parsable", *options, script=script)
-        return told.strip().rpartition("\n")[2].partition(";")[0]
+        """Submit a script, and return the job's id. Raises NoAnswer, after which it may run all the same, Full, and Refused."""
+        try:
+            told = self._ask("sbatch", "--parsable", *options, script=script)
+        except Refused as why:
+            limit = FULL.search(str(why))
+            if limit is not None or LONG in str(why) and not any(told.startswith("--array=0-0%") for told in options):
+                raise Full(limit[0] if limit is not None else LONG) from None
+            raise
+        found = ID.findall(told)
+        if not found:
+            raise NoAnswer("sbatch told no job's id")
+        return found[-1][0]
+
+    def throttle(self, job: str, tasks: int) -> None:
+        """Have so many tasks of a job run at once. Raises NoAnswer and Refused."""
+        self._ask("scontrol", "update", f"JobId={job}", f"ArrayTaskThrottle={tasks}")
 
     def queue(self) -> dict[str, State]:
         """Return the user's tasks that wait or run, by their ids, such as "12_3". Raises NoAnswer."""
@@ -77,9 +99,14 @@ class Commands:
         """Return the tasks of a job as Slurm remembers them; it forgets those that ended minutes ago. Raises NoAnswer."""
         try:
             told = self._ask("scontrol", "--oneliner", "show", "job", job)
-        except Refused:
+        except Refused as why:
+            if UNKNOWN not in str(why):
+                raise NoAnswer(str(why)) from None
             return self._accounted(job)
-        return dict(_shown(told))
+        found = dict(_shown(told))
+        if not found:
+            raise NoAnswer("scontrol tells nothing of a job that it knows")
+        return found
 
     def cancel(self, jobs: Iterable[str]) -> None:
         """Cancel jobs or tasks, some hundreds at once. Raises NoAnswer."""
@@ -91,7 +118,7 @@ class Commands:
         """Return the tasks of a job as the accounting has them, where there is one."""
         try:
             told = self._ask("sacct", "-X", "-n", "-P", "-j", job, "-o", "JobID,State,NodeList,ExitCode")
-        except (Refused, NoAnswer):
+        except Refused:  # there is none
             return {}
         fields = (line.split("|") for line in told.splitlines() if line.count("|") == 3)
         return {task: State(word.partition(" ")[0], "", node, code) for task, word, node, code in fields}
@@ -99,11 +126,14 @@ class Commands:
     def _ask(self, *command: str, script: str | None = None, refused: bool = True) -> str:
         self.calls += 1
         try:
-            done = subprocess.run(command, input=script, capture_output=True, text=True, timeout=PATIENCE,
-                                  env=outside(os.environ), start_new_session=True)  # so that a Ctrl-C is ours alone
+            done = subprocess.run(command, input=script, capture_output=True, encoding="utf-8", errors="replace",
+                                  timeout=PATIENCE, env=outside(os.environ),
+                                  start_new_session=True)  # so that a Ctrl-C is ours alone
         except FileNotFoundError:
             raise Refused(f"{command[0]} isn't here, so there is no Slurm to run jobs. Run ddmake where jobs are submitted, or "
                           "leave out --executor slurm.") from None
+        except OSError as error:
+            raise NoAnswer(f"{command[0]}: {error.strerror or error}") from None
         except subprocess.TimeoutExpired:
             raise NoAnswer(f"{command[0]} didn't answer in {PATIENCE:.0f} s") from None
         if done.returncode and _passing(done.stderr):
@@ -133,7 +163,7 @@ def _shown(told: str) -> Iterator[tuple[str, State]]:
     """Yield what `scontrol show job` tells of each task."""
     for line in told.splitlines():
         found = dict(PAIR.findall(line))
-        if "JobState" in found:
+        if found.keys() >= {"JobState", "JobId"}:
             array, task = found.get("ArrayJobId"), found.get("ArrayTaskId")
             name = f"{array}_{task}" if array and task else found["JobId"]
             yield name, State(found["JobState"], found.get("Reason", ""), found.get("NodeList", ""), found.get("ExitCode", ""))
