@@ -18,6 +18,7 @@ from ddmake.cli.main import main
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each process that a test starts would compile all of ddmake
 
 HEADER = """\
 from ddmake import *
@@ -144,3 +145,31 @@ def cluster():
     found = slurm_cluster.Cluster()
     yield found
     found.stop()
+
+
+@pytest.fixture
+def spy(cluster, tmp_path_factory, monkeypatch):
+    """Give a spy for a command of Slurm's."""
+    from slurm_cluster import Spy
+
+    folder = tmp_path_factory.mktemp("bin")
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return lambda name: Spy(folder, name)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Have heads of this process ask Slurm often."""
+    from ddmake.executors.slurm import head, listening
+
+    monkeypatch.setattr(head, "ASKS", ((float("inf"), 0.5),))
+    for room in (head, listening):
+        monkeypatch.setattr(room, "GRACE", 1.0)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(request):
+    """See that a test leaves no job behind."""
+    yield
+    if "cluster" in request.fixturenames:
+        request.getfixturevalue("cluster").empty()

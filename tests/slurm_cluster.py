@@ -146,6 +146,26 @@ class Cluster:
                                     stdout=log, stderr=log, start_new_session=True)
 
 
+class Spy:
+    """Stands before one of Slurm's commands: notes with what it is called, and says it before it goes wrong, if it should."""
+
+    def __init__(self, folder: Path, name: str):
+        self.script, self.notes = folder / name, folder / f"{name}.log"
+        self.real = shutil.which(name)
+        self.passes()
+
+    def passes(self) -> None:
+        self.does(f'exec {self.real} "$@"')
+
+    def does(self, what: str) -> None:
+        self.script.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >> {self.notes}\n{what}\n')
+        self.script.chmod(0o755)
+
+    @property
+    def calls(self) -> list[str]:
+        return self.notes.read_text().splitlines() if self.notes.exists() else []
+
+
 def missing() -> list[str]:
     """Return the programs of Slurm that this machine lacks."""
     path = f"{os.environ['PATH']}:{SBIN}"

@@ -28,6 +28,7 @@ def test_a_list_of_combinations(project):
     assert made(project, given, ', column="said", meta=True')[1][:3] == ("b", None, "b None")
 
 
+@pytest.mark.slow
 def test_a_part_is_drawn_by_a_seed_and_keeps_its_order(project):
     given = {"topic": list(range(9)), "tone": list(range(8))}
     first = made(project, given, ", take=20")

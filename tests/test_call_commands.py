@@ -183,6 +183,7 @@ ALIKE = """
 """
 
 
+@pytest.mark.slow
 def test_lint_names_rules_that_ask_the_same(project):
     """By their first prompts; as long as inputs aren't there, by what is declared, since nobody knows what a view will hold."""
     project.write("templates/say.j2", "Say {{ x }}")

@@ -190,7 +190,8 @@ def test_what_is_known_is_read_window_by_window(tmp_path):
     from ddmake import llm
     from ddmake.backends.echo import Echo
     from ddmake.calls.cache import Calls
-    from ddmake.calls.model import WINDOW, OpenedLLM, Usage
+    from ddmake.calls.model import WINDOW, OpenedLLM
+    from ddmake.calls.usage import Usage
 
     def prompts():
         for number in range(5 * WINDOW):

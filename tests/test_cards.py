@@ -11,7 +11,7 @@ import pytest
 
 from ddmake.artifacts import rows
 from ddmake.backends.base import Answer, Request
-from ddmake.calls.model import Usage
+from ddmake.calls.usage import Usage
 from ddmake.cards import models, papers
 from ddmake.cards.card import card
 from ddmake.cards.lineage import Lineage
@@ -540,6 +540,7 @@ def test_answers_that_were_known_are_told_beside_those_that_were_sent(seen):
     assert "s of jobs, and 4 answers that were known already\n" in readme_of(seen, "data/both")
 
 
+@pytest.mark.slow
 def test_what_was_edited_by_hand_is_never_told_as_its_recipes(seen):
     """Neither in its own card nor in that of what was made of it."""
     assert "edited" not in card_of(seen, "data/both")

@@ -95,6 +95,7 @@ def test_planted_duplicates_are_found_whatever_the_seed(project):
     assert numbers(project, "out0") == numbers(project, "out1") == expected
 
 
+@pytest.mark.slow
 def test_very_many_of_one_kind_take_no_square_of_time(project):
     ask(project, [LONG + f" {number}" for number in range(20_000)], 'dedupe("out", rows)').make()
     assert numbers(project, "out") == [0]

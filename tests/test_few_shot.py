@@ -46,6 +46,7 @@ def test_as_many_are_shown_as_there_is_room_for(project, more, shown):
     assert said == "".join(f"text {n}>answer {n} " for n in shown) + "| x"
 
 
+@pytest.mark.slow
 def test_rows_of_unlike_lengths_are_fitted_each_by_itself(project):
     """A long row has room for fewer examples, whatever came before it."""
     rows = [{"text": "word " * count} for count in (1, 300, 1, 150, 450, 1)]

@@ -106,6 +106,7 @@ def test_a_branch_that_moves_changes_nothing(made):
     assert made.lock.read_bytes() == before and made.asked() == []
 
 
+@pytest.mark.slow
 def test_update_hub_looks_again(made):
     model, rows = moved(made)
     told = [f"datasets/org/rows@main: {made.rows[:7]} -> {rows[:7]}", f"org/model@main: {made.model[:7]} -> {model[:7]}"]
@@ -136,6 +137,7 @@ def test_the_lock_is_kept_whatever_is_made(made):
     assert model in made.lock.read_text() and rows in made.lock.read_text()
 
 
+@pytest.mark.slow
 def test_a_lock_that_is_taken_back_restores(made):
     before = made.lock.read_bytes()
     moved(made)
@@ -223,6 +225,7 @@ def test_a_name_that_the_hub_does_not_give(place, rule):
     assert result.code == 2 and result.output.startswith(WRONG[rule]) and len(result.output.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_whole_commit_needs_no_look_up(place):
     first = place.hub.push("datasets/org/rows", {"train.jsonl": ONE})
     place.hub.push("datasets/org/rows", {"train.jsonl": TWO})
@@ -255,6 +258,7 @@ def test_a_job_finds_the_lock_written(place):
     assert len([line for line in place.asked() if "/revision/" in line]) == 1
 
 
+@pytest.mark.slow
 def test_weights_for_other_programs_are_left(place):
     other = {"tf_model.h5": b"x", "flax_model.msgpack": b"x", "onnx/model.onnx": b"x", "pytorch_model.bin": b"x"}
     place.hub.push("models/org/model", {**CONFIG, **other})
@@ -277,6 +281,7 @@ READ = {  # arguments: rows, or what is said
 }
 
 
+@pytest.mark.slow
 def test_what_is_read_of_a_dataset(place):
     place.hub.push("datasets/org/rows", {"train.jsonl": ONE, "test.jsonl": TWO})
     place.project.ddfile("\n".join(f'hub("r{at}", repo="org/rows", {arguments})' for at, arguments in enumerate(READ)))
@@ -361,6 +366,7 @@ def test_an_adapter_by_itself_counts_with_its_base(place):
     assert locked(place)["org/tiny@main"] == moved
 
 
+@pytest.mark.slow
 def test_an_adapter_that_moves_may_name_another_base(place):
     first, other = place.hub.push("models/org/tiny", CONFIG), place.hub.push("models/org/other", CONFIG)
     adapter = push_adapter(place, "org/tiny")
@@ -388,6 +394,7 @@ def test_the_base_of_an_adapter_at_a_whole_commit_is_pinned_too(place, kept):
     assert told.startswith(f"org/tiny@main: {base[:7]}\n")
 
 
+@pytest.mark.slow
 def test_a_base_that_stays_put_is_no_name_to_look_up(place):
     base = place.hub.push("models/org/tiny", CONFIG)
     for more in ({"base": "org/tiny", "revision": base}, {"base": "tiny-base"}):

@@ -32,6 +32,7 @@ def nested(project):
     return project
 
 
+@pytest.mark.slow
 def test_an_included_file_lies_beside_itself(nested):
     nested.ddfile("""
     import helper
@@ -54,6 +55,7 @@ def test_an_included_file_lies_beside_itself(nested):
     assert nested.make("-n").verdicts()["qa/data/short"] == "make"
 
 
+@pytest.mark.slow
 def test_what_was_made_in_its_own_folder_is_the_same_when_it_is_included(nested):
     nested.ddfile('qa = include("other/Ddfile", prefix="qa/")\nalias("a", qa["data/short"])')
     (nested.root / "helper.py").unlink()

@@ -335,6 +335,7 @@ def test_a_project_that_holds_ddmakes_own_sources(project):
     assert "made 2" in output
 
 
+@pytest.mark.slow
 def test_every_way_to_bind_inputs(project):
     """By keyword or position, one input a parameter: a target, its path, a list, a dict, a target with several outputs."""
     project.ddfile("""

@@ -147,6 +147,7 @@ def test_packaged_prompts(project, rule):
     assert ("qü?" in shown) == ("question=None" not in rule)
 
 
+@pytest.mark.slow
 def test_answers_are_rated_and_judged_by_a_schema(project, service):
     """The service gives the lowest score and the first verdict, and its reason is the prompt in capitals."""
     llm = f'llm("openai/m", base_url={service.url!r})'
@@ -167,6 +168,7 @@ judge("dropped", rows, llm={llm}, rubric="Is it short?", reason=False, column="o
     assert [(row["n"], row["ok"]) for row in project.rows("dropped")] == [(1, "pass")]
 
 
+@pytest.mark.slow
 def test_preferences_are_the_rows_with_a_winner(project):
     rows = [{"question": "q", "a": "x", "b": "y", "winner": won, "n": n} for n, won in enumerate(["a", "b", "tie", None])]
     rows.append({"question": "q", "a": None, "b": "y", "winner": "b", "n": 9})
@@ -196,6 +198,7 @@ rate_together("e", none, llm=llm("echo"), rubric="x", answers=["a", "b"])
 """
 
 
+@pytest.mark.slow
 def test_no_rows_are_no_rows(project):
     judge(project, PAIRS[:1], EMPTY).make()
     from datasets import load_from_disk

@@ -171,6 +171,7 @@ def test_vocabularies_count(folder, tmp_path, file):
     assert weights_sha(made) != before
 
 
+@pytest.mark.slow
 def test_as_many_models_are_kept_as_there_is_room_for(folder, loads, monkeypatch):
     spec = LLM("x/y", temperature=0, max_tokens=2)
     for name in ("plain", "chat", "plain", "chat"):

@@ -126,6 +126,7 @@ def spent(project):
     return {part["llm"]: part["dollars"] for part in json.loads(project.make("cost", "--json").output)}
 
 
+@pytest.mark.slow
 def test_each_member_is_priced(project, signed):
     """One of them costs and the other doesn't: a share of the prompts is paid for, and that is announced."""
     members = 'mixture(named("alpha", price=(1000, 1000), max_tokens=50), named("beta", price=(0, 0), max_tokens=50))'

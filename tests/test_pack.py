@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -50,19 +51,27 @@ def written(project, text=DDFILE):
     return project
 
 
-@pytest.fixture
-def made(tmp_path):
-    """Give a project that is made, in a folder of its own."""
-    (tmp_path / "here").mkdir()
-    project = written(Project(tmp_path / "here"))
+@pytest.fixture(scope="module")
+def once(tmp_path_factory):
+    """Give a folder with a project that is made, and its bundle, both to be copied."""
+    folder = tmp_path_factory.mktemp("once")
+    (folder / "here").mkdir()
+    project = written(Project(folder / "here"))
     project.make()
-    return project
+    project.make("pack", "-o", "../all.tar")
+    return folder
 
 
 @pytest.fixture
-def bundle(made):
-    made.make("pack", "-o", "../all.tar")
-    return made.root.parent / "all.tar"
+def made(once, tmp_path):
+    """Give a project that is made, in a folder of its own."""
+    shutil.copytree(once / "here", tmp_path / "here", symlinks=True)
+    return Project(tmp_path / "here")
+
+
+@pytest.fixture
+def bundle(once, made):
+    return Path(shutil.copy2(once / "all.tar", made.root.parent))
 
 
 def there(bundle, *options, name="there"):

@@ -88,6 +88,7 @@ def place(once, tmp_path):
     hub.close()
 
 
+@pytest.mark.slow
 def test_a_dataset_is_published_and_read_back(place):
     told = place.make("publish", "data/asked", "--repo", "me/asked").output
     sha = place.hub.repos["datasets/me/asked"].branches["main"]
@@ -105,6 +106,7 @@ def test_a_dataset_is_published_and_read_back(place):
     assert place.project.rows("data/back") == place.project.rows("data/asked")
 
 
+@pytest.mark.slow
 def test_a_file_of_rows_becomes_parquet(place):
     place.make("publish", "out/lines.jsonl", "--repo", "me/lines")
     place.project.ddfile('back = hub("data/back", repo="me/lines")')

@@ -23,6 +23,7 @@ def made(project, *given, **more):
     return project.rows("out")
 
 
+@pytest.mark.slow
 def test_the_nearest_texts_are_shown_and_an_answer_is_added(project, letters):  # noqa: F811
     rows = made(project, letters, 'llm=llm("echo"), embedder=e, k=2')
     head = "Answer the question by the texts below. If they don't hold the answer, say that you don't know.\n\n"
@@ -47,6 +48,7 @@ def test_sources_are_what_was_shown(project, letters):  # noqa: F811
         assert told == {"a": ([0], ["aaa"], "0:aaa | a"), "bc": ([1], ["bbb"], "1:bbb | bc"), None: ([], [], "| None")}
 
 
+@pytest.mark.slow
 def test_rows_that_are_dropped_go_with_their_sources(project, letters):  # noqa: F811
     questions = [{"question": "aa", "n": 1}, {"question": "b", "n": 2}, {"question": "cc", "n": 3}]
     rows = made(project, letters, 'llm=llm("echo"), embedder=e, k=1, sources=True, on_error="drop", parse=lambda text, row: 1 / (row["n"] - 2)',
@@ -54,6 +56,7 @@ def test_rows_that_are_dropped_go_with_their_sources(project, letters):  # noqa:
     assert [(row["n"], row["texts"], row["answer"]) for row in rows] == [(1, ["aaa"], -1.0), (3, ["ccc"], 1.0)]
 
 
+@pytest.mark.slow
 def test_more_rows_than_are_read_at_once(project, letters):  # noqa: F811
     """Each row keeps its own texts, whatever the batch."""
     questions = [{"question": "abc"[number % 3] * (number % 5 + 1)} for number in range(2300)]
@@ -63,6 +66,7 @@ def test_more_rows_than_are_read_at_once(project, letters):  # noqa: F811
     assert [row["question"] for row in rows] == [row["question"] for row in questions]
 
 
+@pytest.mark.slow
 def test_vectors_that_are_there_are_used(project, letters):  # noqa: F811
     project.ddfile(f"""
         e = embedder("openai/letters", base_url={letters.url!r}, price=1.0)
@@ -88,6 +92,7 @@ def test_a_key_that_is_missing_is_told_before_anything_is_embedded(project, lett
     assert result.code and "ANTHROPIC_API_KEY" in result.output and letters.counts()["requests"] == 0
 
 
+@pytest.mark.slow
 def test_no_rows_and_no_documents(project, letters):  # noqa: F811
     assert made(project, letters, 'llm=llm("echo"), embedder=e, sources=True', rows_="questions.skip(9)") == []
     from datasets import load_from_disk

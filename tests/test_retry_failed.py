@@ -35,6 +35,7 @@ def empty(project):
     return [number for number, row in enumerate(project.rows("said")) if row["said"] is None]
 
 
+@pytest.mark.slow
 def test_only_failed_rows_are_sent_again(project, service):
     service.fail(0.3, "400")
     workflow(project, service).make()

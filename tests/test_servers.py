@@ -66,6 +66,7 @@ def ddfile(project, more: str = "", n: int = 3) -> None:
 
 # --- the life of a server -------------------------------------------------------------------------------------------------
 
+@pytest.mark.slow
 def test_rules_share_a_server_and_it_gives_way_to_the_next(project, fake):
     project.ddfile(f"""
         m = llm({MODEL!r}, revision={SHA!r}, flags={{"slow": 0.5}})

@@ -1,15 +1,18 @@
 """Rules in shards: the same dataset as in one piece, made by jobs over ranges of rows. Without a cluster: see the executor."""
 
 import re
+import signal
 import sqlite3
+import time
 from contextlib import closing, suppress
+from importlib import metadata
+from types import SimpleNamespace
 
 import psutil
 import pytest
 from conftest import Project
 from test_workers import wait_for
 
-from ddmake.cli import executing
 from ddmake.executors.base import Ended, Needs, Task, Told
 from ddmake.executors.local import Local
 from ddmake.executors.machine import this_machine
@@ -47,14 +50,13 @@ def elsewhere(monkeypatch) -> list[Elsewhere]:
     """Have runs with --executor elsewhere use one, and give those that did."""
     made: list[Elsewhere] = []
 
-    def executor(where, *rest):
-        if not where.away:
-            return known(where, *rest)
+    def opened(site):
         made.append(Elsewhere())
         return made[-1]
 
-    known = executing.executor
-    monkeypatch.setattr(executing, "executor", executor)
+    known, point = metadata.entry_points, SimpleNamespace(name="elsewhere", load=lambda: opened)
+    monkeypatch.setattr(metadata, "entry_points",
+                        lambda **which: [point] if which.get("group") == "ddmake.executors" else known(**which))
     return made
 
 
@@ -301,6 +303,45 @@ def test_shards_of_a_head_that_was_killed_are_taken_up_by_the_next(project, clus
     assert {first: len(nodes) for first, nodes in ran(project).items()} == dict.fromkeys("0246", 1)
     assert [row["said"] for row in project.rows("data/out")] == [f"say {n}" for n in range(8)]
     assert project.make().output.startswith("2 fresh")
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_shards_to_a_later_head(project, cluster):
+    """Those that had ended, those that run on, and a joining that is still to come."""
+    project.ddfile(ON_NODES)
+    with project.command("--executor", "slurm") as head:
+        for first in "0246":
+            wait_for(project.root / f"ran-{first}", 60)
+        head.send_signal(signal.SIGINT)
+        output = head.communicate(timeout=60)[0]
+    assert head.returncode == 130 and "2 jobs go on" in output and "Traceback" not in output, output
+    project.write("go", "")
+    told = project.make("--executor", "slurm")
+    assert "data/out  8 rows; 8 sent; 4 shards" in told.output
+    assert {first: len(nodes) for first, nodes in ran(project).items()} == dict.fromkeys("0246", 1)
+    assert not list((project.root / ".ddmake/slurm").iterdir()) and not list((project.root / ".ddmake/scratch").iterdir())
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_ends_shards_and_keeps_what_they_have(project, cluster):
+    project.ddfile(ON_NODES)
+    with project.command("--executor", "slurm") as head:
+        for first in "0246":
+            wait_for(project.root / f"ran-{first}", 60)
+        parts = project.root / ".ddmake" / "scratch"
+        deadline = time.monotonic() + 60
+        while len(list(parts.glob("*/shards/*/part.json"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        for _ in range(2):
+            head.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+        output = head.communicate(timeout=60)[0]
+    assert head.returncode == 130 and "go on" not in output, output
+    project.write("go", "")
+    told = project.make("--executor", "slurm")
+    assert [row["said"] for row in project.rows("data/out")] == [f"say {n}" for n in range(8)]
+    assert {first: len(nodes) for first, nodes in ran(project).items()} == {"0": 1, "2": 2, "4": 1, "6": 2}, told.output
+    assert not list((project.root / ".ddmake/slurm").iterdir())
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from conftest import Project
 from slurm_cluster import LONGEST, slurm
 from test_workers import wait_for
 
-from ddmake.executors.slurm import commands, head
+from ddmake.executors.slurm import commands
 
 SLURM = ("--executor", "slurm")
 HERE = """
@@ -55,49 +54,6 @@ def test_no_daemon_outlives_its_tests(cluster):
     told = subprocess.run([sys.executable, "-c", ORPHAN, str(Path(__file__).parent)], capture_output=True, text=True).stdout
     until(lambda: not Path(told.strip()).exists())
     assert not slurm("pgrep", "-f", told.strip())
-
-
-class Spy:
-    """Stands before one of Slurm's commands: notes with what it is called, and says it before it goes wrong, if it should."""
-
-    def __init__(self, folder: Path, name: str):
-        self.script, self.notes = folder / name, folder / f"{name}.log"
-        self.real = shutil.which(name)
-        self.passes()
-
-    def passes(self) -> None:
-        self.does(f'exec {self.real} "$@"')
-
-    def does(self, what: str) -> None:
-        self.script.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >> {self.notes}\n{what}\n')
-        self.script.chmod(0o755)
-
-    @property
-    def calls(self) -> list[str]:
-        return self.notes.read_text().splitlines() if self.notes.exists() else []
-
-
-@pytest.fixture
-def spy(cluster, tmp_path_factory, monkeypatch):
-    """Give a spy for a command of Slurm's."""
-    folder = tmp_path_factory.mktemp("bin")
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    return lambda name: Spy(folder, name)
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """Have heads of this process ask Slurm often."""
-    monkeypatch.setattr(head, "ASKS", ((float("inf"), 0.5),))
-    monkeypatch.setattr(head, "GRACE", 1.0)
-
-
-@pytest.fixture(autouse=True)
-def nothing_left(request):
-    """See that a test leaves no job behind."""
-    yield
-    if "cluster" in request.fixturenames:
-        request.getfixturevalue("cluster").empty()
 
 
 def meanwhile(act):
@@ -215,7 +171,7 @@ MISTAKES = [  # the rule's options, flags, pyproject.toml; the sentence
 ]
 REFUSED = [
     ("partition=nowhere", "data/0.jsonl: Slurm refuses its job: invalid partition specified: nowhere; Batch job submission failed: Invalid partition name specified\n"),
-    ("partion=main", "data/0.jsonl: Slurm refuses its job: unrecognized option '--partion=main'\n"),
+    ("flavour=main", "data/0.jsonl: Slurm refuses its job: unrecognized option '--flavour=main'\n"),
 ]
 
 
@@ -322,7 +278,7 @@ def test_what_a_node_says_of_a_job_that_could_not_begin_is_kept(project, spy, qu
     sbatch = spy("sbatch")
     sbatch.does(f'sed "s,^exec .*,exec /nowhere/python," | {sbatch.real} "$@"')
     result = project.ddfile(many(n)).run(*SLURM, "-j", "2", "-k")
-    told = "its process ended without a result (Slurm says FAILED, exit code 127:0)"
+    told = "its process ended without a result (Slurm says FAILED, exit code 127:0; perhaps its node doesn't have the Python"
     assert result.code == 1 and result.output.count(told) == n and len(sbatch.calls) == 1, result.output
     assert "/nowhere/python: not found" in project.run("log", "data/0.jsonl").output
 
@@ -410,7 +366,7 @@ def test_ctrl_c_leaves_jobs_to_a_later_head(project, spy):
     first.send_signal(signal.SIGINT)
     output = first.communicate(timeout=30)[0]
     assert first.returncode == 130 and "What runs on the cluster goes on, for a later ddmake to take up; Ctrl-C again within 5 s cancels it." in output, output
-    assert "3 jobs go on on the cluster: ddmake --executor slurm takes that up, ddmake cancel ends it." in output and queue()
+    assert "On the cluster 3 jobs go on: ddmake --executor slurm takes that up, ddmake cancel ends it." in output and queue()
     (project.root / "go").touch()
     project.make(*SLURM)
     assert len(sbatch.calls) == 1 and runs(project) == {"0": 1, "1": 1, "2": 1}
@@ -424,7 +380,7 @@ def test_a_second_ctrl_c_cancels(project, cluster):
     assert any("Ctrl-C again" in line for line in head.stdout)
     head.send_signal(signal.SIGINT)
     output = head.communicate(timeout=30)[0]
-    assert head.returncode == 130 and "go on" not in output, output
+    assert head.returncode == 130 and output.endswith("What ran on the cluster was cancelled.\n"), output
     until(lambda: not queue())
     assert not list((project.root / ".ddmake/slurm").iterdir()) and not (project.root / "data").exists()
 
@@ -440,10 +396,20 @@ def undisturbed(tmp_path_factory):
     return files(found)
 
 
+def tasks_of(project) -> list[int]:
+    """Return the processes of a project's tasks on the nodes that this machine plays: those of batch scripts, and their copies."""
+    return [int(pid) for pid in slurm("pgrep", "-f", f"ddmake.executors.slurm {project.root}").split()]
+
+
 def worker_of(project) -> int:
-    """Return the process that does a job of a project, on one of the nodes that this machine plays."""
-    found = [pid for pid in slurm("pgrep", "-f", "ddmake worker").split() if Path(f"/proc/{pid}/cwd").resolve() == project.root]
-    return int(found[0])
+    """Return the process that does a job of a project: a copy of the one that a batch script has started."""
+    tasks = tasks_of(project)
+    return next(pid for pid in tasks if parent(pid) in tasks)
+
+
+def parent(pid: int) -> int:
+    """Return a process's parent."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def kill_a_task(project, cluster):
@@ -452,8 +418,7 @@ def kill_a_task(project, cluster):
 
 
 def kill_a_batch_script(project, cluster):
-    workers = slurm("pgrep", "-f", f"ddmake.executors.slurm {project.root}").split()
-    os.kill(int(workers[0]), signal.SIGKILL)
+    os.kill(parent(worker_of(project)), signal.SIGKILL)
 
 
 def lose_a_node(project, cluster):
@@ -587,7 +552,7 @@ def test_a_job_that_takes_too_much_memory_is_given_twice_as_much(project, spy, q
 @pytest.mark.slow
 def test_what_is_too_little_is_named_with_what_was_given(project, cluster, quick):
     result = project.ddfile(GREEDY.replace("350_000_000", "700_000_000").replace("{retries}", "1")).run(*SLURM)
-    told = "data/a.jsonl: it took more memory than mem='300MB' 2 times; raise `mem` (tried 2 times)"
+    told = "data/a.jsonl: it took more memory than 2 × mem='300MB'; raise `mem` (tried 2 times)"
     assert result.code == 1 and told in result.output and runs(project) == {"a": 2}, result.output
 
 

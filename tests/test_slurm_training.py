@@ -14,7 +14,6 @@ from slurm_cluster import slurm
 
 from ddmake.backends.models import files_sha
 from ddmake.executors.base import Needs, Task
-from ddmake.executors.slurm import head
 from ddmake.executors.slurm.options import arguments, settings
 
 SLURM = ("--executor", "slurm")
@@ -43,21 +42,6 @@ rloo("models/tuned", "data/rows", base="tiny", prompt="{{ prompt }}", reward=vow
      max_tokens=2, epochs=25, time="2m", cpus=1)
 """
 OVER = "models/tuned: its time is over at step"
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """Have heads of this process ask Slurm often."""
-    monkeypatch.setattr(head, "ASKS", ((float("inf"), 0.5),))
-    monkeypatch.setattr(head, "GRACE", 1.0)
-
-
-@pytest.fixture(autouse=True)
-def nothing_left(request):
-    """See that a test leaves no job behind."""
-    yield
-    if "cluster" in request.fixturenames:
-        request.getfixturevalue("cluster").empty()
 
 
 @pytest.fixture(scope="module")

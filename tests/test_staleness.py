@@ -124,6 +124,7 @@ def test_what_is_done_with_answers_counts_and_sends_nothing(project, service):
     assert project.rows("short")[0] == {"short": "SAY "}
 
 
+@pytest.mark.slow
 def test_one_row_edited_or_added_is_one_request(project, service):
     asking(project, service).make()
     project.write("in.jsonl", "\n".join([LINES[0].replace("word 0", "another"), *LINES[1:]]) + "\n")
@@ -139,6 +140,7 @@ def test_more_samples_send_only_the_new_ones(project, service):
     assert sent(project, service, "n=14") == 4
 
 
+@pytest.mark.slow
 def test_resample_draws_again_each_time_and_the_log_has_all(project, service):
     asking(project, service).make()
     for epoch in (1, 2):
@@ -174,6 +176,7 @@ def c(rows):
 """
 
 
+@pytest.mark.slow
 def test_resample_makes_what_is_behind(project):
     project.ddfile(RESAMPLED).make()
     for draws in (2, 3):
@@ -181,6 +184,7 @@ def test_resample_makes_what_is_behind(project):
         assert project.rows("b") == project.rows("c") == [{"x": draws}]
 
 
+@pytest.mark.slow
 def test_force_makes_again_what_is_named(project):
     project.ddfile(RESAMPLED).make()
     assert project.run("-n", "--force", "b").why("b") == "forced"

@@ -222,6 +222,7 @@ def test_half_copied_files_go_once_they_are_old(thrice):
     assert not old.exists() and young.exists()
 
 
+@pytest.mark.slow
 def test_nothing_goes_while_a_job_is_under_way(thrice):
     thrice.write(".ddmake/trash/old/x", "x")
     thrice.ddfile(DDFILE.replace("text=cfg.text)", "text=cfg.text, keep=0)"))
@@ -267,6 +268,7 @@ def test_rules_that_say_nothing_keep_all_though_they_share_results_with_one_that
     assert "keep:" not in output
 
 
+@pytest.mark.slow
 def test_the_store_shrinks_to_its_size_after_a_run(project):
     project.write("pyproject.toml", '[tool.ddmake.store]\nmax_size = "40KB"\n')
     project.ddfile(DDFILE)
@@ -287,6 +289,7 @@ def test_mistakes_in_pyproject_are_told_before_anything_runs(project, text, told
     assert result.code == 2 and result.output.startswith(told) and not (project.root / "a").exists()
 
 
+@pytest.mark.slow
 def test_a_run_warns_when_the_disk_is_nearly_full(project, monkeypatch):
     from collections import namedtuple
 

@@ -41,6 +41,7 @@ def test_views_leave_no_progress_bars(project):
     assert "%|" not in project.logs()
 
 
+@pytest.mark.slow
 def test_numbers_of_none_are_numbers(project):
     project.ddfile('''
 @step("runs")

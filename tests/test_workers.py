@@ -352,6 +352,7 @@ def test_a_second_training_finds_a_warm_process_and_makes_the_same_model(project
     assert files_sha(alone.root / "models/second") == files_sha(project.root / "models/second")
 
 
+@pytest.mark.slow
 def test_a_training_that_failed_ends_its_process(project, started):
     project.write("in.jsonl", '{"x": 1}\n')
     project.write("scores.jsonl", '{"model": "data", "score": 1}\n')
