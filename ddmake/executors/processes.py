@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, NoReturn, Protocol
 
@@ -89,7 +90,10 @@ def _work(env: Mapping[str, str], folder: Path, streams: tuple[int, int, int]) -
         os.setsid()
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
-        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+        for name in os.listdir("/proc/self/fd"):  # os.closerange may try each number, of a thousand million
+            if int(name) > 2:
+                with suppress(OSError):  # what listed them, which has gone
+                    os.close(int(name))
         for number in signal.valid_signals():
             if callable(signal.getsignal(number)):
                 signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
