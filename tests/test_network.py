@@ -48,6 +48,23 @@ def _journal(database):
     return {b"\1\1": "delete", b"\2\2": "wal"}[database.read_bytes()[18:20]]
 
 
+def test_who_makes_a_target_on_another_machine_is_named_with_it(project):
+    project.ddfile("@step('a')\ndef a():\n    return [{'x': 1}]\n").make()
+    locks = [lock.open("r+") for lock in (project.root / ".ddmake" / "locks").glob("*.lock")]
+    for lock in locks:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("4711 node-7".ljust(80))
+        lock.flush()
+    head = project.command("--force")
+    try:
+        told = iter(head.stdout.readline, "")
+        assert any("a: waiting for process 4711 on node-7, which is making it" in line for line in told)
+    finally:
+        for lock in locks:
+            lock.close()
+    assert head.wait() == 0
+
+
 @pytest.fixture
 def far(project, monkeypatch):
     """Have a project lie on a network file system; give a file of another machine's head."""

@@ -14,6 +14,7 @@ from ddmake.store import Store
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 LOOK = 0.05  # seconds between two looks at a lock that somebody else holds
+HOLDER = 80  # bytes that tell of it: a process, and its machine
 
 Tell = Callable[[int, int, str], None]
 Locks = list[int]  # open files
@@ -82,9 +83,11 @@ def _taken(file: int) -> bool:
             raise
         raise DdmakeError("The file system that .ddmake lies on has no locks (flock), without which two runs could make the same "
                           "at once. Have it mounted with them (Lustre: -o flock), or move the project.") from None
-    os.pwrite(file, b"%-20d" % os.getpid(), 0)
+    os.pwrite(file, f"{os.getpid()} {os.uname().nodename}".encode().ljust(HOLDER), 0)
     return True
 
 
 def _holder(file: int) -> str:
-    return f"waiting for process {os.pread(file, 20, 0).decode().strip()}, which is making it"
+    process, _, machine = os.pread(file, HOLDER, 0).decode().strip().partition(" ")
+    where = "" if machine in ("", os.uname().nodename) else f" on {machine}"
+    return f"waiting for process {process}{where}, which is making it"
