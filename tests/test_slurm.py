@@ -306,7 +306,7 @@ def test_a_queue_that_tells_nothing_is_no_end_of_a_job(project, spy, quick, monk
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("after", ["sleep 30", "echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation' >&2; exit 1"])
+@pytest.mark.parametrize("after", ["sleep 30", "kill -9 $$", "echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation' >&2; exit 1"])
 def test_a_job_that_was_submitted_though_sbatch_did_not_say_so_is_found(project, spy, quick, monkeypatch, after):
     sbatch = spy("sbatch")
     sbatch.does(f'{sbatch.real} "$@" > /dev/null; {after}')

@@ -5,6 +5,7 @@ Formats and states: https://slurm.schedmd.com/squeue.html, sbatch.html, scontrol
 
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -136,6 +137,8 @@ class Commands:
             raise NoAnswer(f"{command[0]}: {error.strerror or error}") from None
         except subprocess.TimeoutExpired:
             raise NoAnswer(f"{command[0]} didn't answer in {PATIENCE:.0f} s") from None
+        if done.returncode < 0:
+            raise NoAnswer(f"{command[0]} was killed by {signal.Signals(-done.returncode).name}")
         if done.returncode and _passing(done.stderr):
             raise NoAnswer(f"{command[0]}: {_said(done.stderr)}")
         if done.returncode and refused:
