@@ -207,16 +207,6 @@ def test_what_is_told_of_a_job_that_left_no_result(word, code, told):
 
 
 @pytest.mark.slow
-def test_a_job_that_waits_with_other_resources_is_told_of(abandoned):
-    project = abandoned
-    project.ddfile(FLOW.replace("i=i)", "i=i, cpus=2)", 1))
-    process = project.command(*SLURM)
-    until(lambda: all("goes on" in line for line in [process.stdout.readline() for _ in range(4)][2:]))
-    (project.root / "go").touch()
-    assert "made 2, fresh 0 in " in process.communicate()[0]
-
-
-@pytest.mark.slow
 def test_the_log_of_a_rule_in_shards_is_that_of_all(project, cluster):
     result = project.ddfile("""
         seeds = rows("data/seeds", values=[{"i": i} for i in range(4)], local=True)
