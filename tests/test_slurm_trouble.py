@@ -23,24 +23,32 @@ def left(project) -> list[str]:
     return [str(file) for file in (project.root / STORE).glob("*")]
 
 
+SCRIPT = {"hear": "script=$(cat)", "say": 'printf "%s" "$script"'}  # which is on its way when sbatch begins
 KILLS = {  # what a head does at last, and how often sbatch is called in all
     "before sbatch": ("kill -9 $PPID", 2),
     "after sbatch": ('{real} "$@"; kill -9 $PPID', 1),
-    "during sbatch, which goes on": ('kill -9 $PPID; exec {real} "$@"', 1),
+    "during sbatch, which goes on": ('{hear}; kill -9 $PPID; {say} | {real} "$@"', 1),
+    "during sbatch, which goes on for long": ('{hear}; kill -9 $PPID; sleep 6; {say} | {real} "$@"', 2),
 }
+
+
+def submitted(token: str) -> bool:
+    return f"ddmake {token}" in slurm("squeue", "-h", "--states=all", "-o", "%k")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("when", KILLS)
 def test_a_head_that_is_killed_while_it_submits_submits_nothing_twice(project, spy, when):
     sbatch, (does, calls) = spy("sbatch"), KILLS[when]
-    sbatch.does(does.format(real=sbatch.real))
+    sbatch.does(does.format(real=sbatch.real, **SCRIPT))
     project.ddfile(many(3))
     with project.command(*SLURM) as first:
         first.wait()
-    time.sleep(1)
+    token = Path(*left(project)).name
+    until(lambda: calls == 2 or submitted(token))
     sbatch.passes()
     project.make(*SLURM)
+    until(lambda: when == "before sbatch" or submitted(token) and not queue())
     assert runs(project) == {"0": 1, "1": 1, "2": 1} and len(sbatch.calls) == calls and not left(project)
 
 
