@@ -15,7 +15,6 @@ A message reads: *where: what, by name. Did you mean …? Do this.*
 
 import re
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 
 class DdmakeError(Exception):
@@ -72,5 +71,7 @@ def placed(place: str, error: DdfileError) -> DdfileError:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the nearest known name, or an empty string."""
+    from difflib import get_close_matches
+
     near = get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""

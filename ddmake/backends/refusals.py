@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from ddmake.backends.base import Answer, Retry
@@ -64,6 +63,8 @@ def wait_of(headers: Mapping[str, str]) -> float | None:
 
 
 def _until(date: str | None) -> float | None:
+    from email.utils import parsedate_to_datetime
+
     try:
         return max(0.0, parsedate_to_datetime(date or "").timestamp() - time.time())
     except (ValueError, OverflowError):

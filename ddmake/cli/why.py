@@ -5,7 +5,6 @@ import os
 from collections.abc import Container, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from ddmake.engine.ingredients import Ingredients, Reader, narrowed
 from ddmake.engine.plan import Planner
 from ddmake.engine.verdicts import Verdict
 from ddmake.errors import DdfileError, DdmakeError
+from ddmake.fingerprint.packages import version
 from ddmake.store import Store, open_store
 from ddmake.store.forms import reading
 from ddmake.store.traces import Trace
@@ -122,16 +122,9 @@ def _packages(rule: Rule, lying: Trace | None) -> list[str]:
         then = lying.record.get("packages", {}) if lying else {}
     except DdmakeError:
         return []
-    now = {name: _version(name) for name in then}
+    now = {name: version(name) or "not installed" for name in then}
     return [f"{name} {was} -> {now[name]}, {'declared' if name in rule.options.packages else 'not declared: does not count'}"
             for name, was in then.items() if now[name] != was]
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _made(trace: Trace) -> dict[str, Any]:

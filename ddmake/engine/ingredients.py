@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Container
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ddmake import toys
@@ -23,6 +22,7 @@ from ddmake.engine import hub
 from ddmake.errors import DdfileError, placed
 from ddmake.fingerprint import hashes
 from ddmake.fingerprint.code import Codes
+from ddmake.fingerprint.packages import version
 from ddmake.store import secrets
 
 SCHEMA = 2  # raised when the same recipe would get another key
@@ -220,7 +220,7 @@ def _without_observed(value: Any, annotation: Any, rule: Rule) -> Any:
 
 
 def _version(rule: Rule, package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        raise DdfileError(f"{rule.place}: packages names {package!r}, which isn't installed. Do: pip install {package}") from None
+    found = version(package)
+    if found is None:
+        raise DdfileError(f"{rule.place}: packages names {package!r}, which isn't installed. Do: pip install {package}")
+    return found

@@ -5,7 +5,6 @@ import platform
 import resource
 import time
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ddmake.ddfile.binding import leaves
@@ -17,6 +16,7 @@ from ddmake.engine import hub
 from ddmake.engine.hardware import hardware
 from ddmake.engine.plan import Planner
 from ddmake.engine.verdicts import Verdict
+from ddmake.fingerprint.packages import version
 
 
 def record_of(flow: Workflow, rule: Rule, planner: Planner, verdict: Verdict, started: float,
@@ -63,11 +63,4 @@ def _packages() -> dict[str, str]:
     """Return the versions of the packages that bear on results, as far as they are installed."""
     wanted = {"ddmake", "accelerate", "aiohttp", "datasets", "jinja2", "litellm", "numpy", "peft", "pyarrow", "safetensors",
               "sentence-transformers", "tokenizers", "torch", "transformers", "trl"}
-    return {name: found for name in sorted(wanted) if (found := _version(name)) is not None}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+    return {name: found for name in sorted(wanted) if (found := version(name)) is not None}
