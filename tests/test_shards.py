@@ -290,52 +290,42 @@ def ran(project) -> dict[str, list[str]]:
     return {file.name[4:]: file.read_text().split() for file in project.root.glob("ran-*")}
 
 
-@pytest.mark.slow
-def test_shards_of_a_head_that_was_killed_are_taken_up_by_the_next(project, cluster):
-    project.ddfile(ON_NODES)
-    with project.command("--executor", "slurm") as head:
+@pytest.fixture
+def head(project, cluster):
+    """Give a head whose four shards have all begun, of which two wait for a file."""
+    with project.ddfile(ON_NODES).command("--executor", "slurm") as found:
         for first in "0246":
             wait_for(project.root / f"ran-{first}", 60)
-        head.kill()
+        yield found
+        found.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stop", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)], ids=["killed", "Ctrl-C"])
+def test_shards_of_a_head_that_has_gone_are_taken_up_by_the_next(project, head, stop, code):
+    """Those that had ended, those that run on, and a joining that is still to come."""
+    head.send_signal(stop)
+    output = head.communicate(timeout=60)[0]
+    assert head.returncode == code and "Traceback" not in output and ("2 jobs go on" in output) == (stop == signal.SIGINT), output
     project.write("go", "")
     told = project.make("--executor", "slurm")
     assert "data/out  8 rows; 8 sent; 4 shards" in told.output
     assert {first: len(nodes) for first, nodes in ran(project).items()} == dict.fromkeys("0246", 1)
     assert [row["said"] for row in project.rows("data/out")] == [f"say {n}" for n in range(8)]
+    assert not list((project.root / ".ddmake/slurm").iterdir()) and not list((project.root / ".ddmake/scratch").iterdir())
     assert project.make().output.startswith("2 fresh")
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_shards_to_a_later_head(project, cluster):
-    """Those that had ended, those that run on, and a joining that is still to come."""
-    project.ddfile(ON_NODES)
-    with project.command("--executor", "slurm") as head:
-        for first in "0246":
-            wait_for(project.root / f"ran-{first}", 60)
+def test_a_second_ctrl_c_ends_shards_and_keeps_what_they_have(project, head):
+    parts = project.root / ".ddmake" / "scratch"
+    deadline = time.monotonic() + 60
+    while len(list(parts.glob("*/shards/*/part.json"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for _ in range(2):
         head.send_signal(signal.SIGINT)
-        output = head.communicate(timeout=60)[0]
-    assert head.returncode == 130 and "2 jobs go on" in output and "Traceback" not in output, output
-    project.write("go", "")
-    told = project.make("--executor", "slurm")
-    assert "data/out  8 rows; 8 sent; 4 shards" in told.output
-    assert {first: len(nodes) for first, nodes in ran(project).items()} == dict.fromkeys("0246", 1)
-    assert not list((project.root / ".ddmake/slurm").iterdir()) and not list((project.root / ".ddmake/scratch").iterdir())
-
-
-@pytest.mark.slow
-def test_a_second_ctrl_c_ends_shards_and_keeps_what_they_have(project, cluster):
-    project.ddfile(ON_NODES)
-    with project.command("--executor", "slurm") as head:
-        for first in "0246":
-            wait_for(project.root / f"ran-{first}", 60)
-        parts = project.root / ".ddmake" / "scratch"
-        deadline = time.monotonic() + 60
-        while len(list(parts.glob("*/shards/*/part.json"))) < 2 and time.monotonic() < deadline:
-            time.sleep(0.1)
-        for _ in range(2):
-            head.send_signal(signal.SIGINT)
-            time.sleep(0.5)
-        output = head.communicate(timeout=60)[0]
+        time.sleep(0.5)
+    output = head.communicate(timeout=60)[0]
     assert head.returncode == 130 and "go on" not in output, output
     project.write("go", "")
     told = project.make("--executor", "slurm")
